@@ -1,0 +1,98 @@
+"""The live line of a run, read from its progress.json; plain lines where there is no terminal."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from rayjepa.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+# Without a terminal a line each this often, and one at each change of state.
+PLAIN_S = 10.0
+
+
+@contextmanager
+def display(run: RunConfig, run_dir: Path) -> Iterator[Callable[[], None]]:
+    """Give a function that shows the newest progress; call it a few times a second."""
+    console = Console(stderr=True)
+    if console.is_terminal and sys.stderr.isatty():
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            yield lambda: live.update(_table(run, _read(run_dir)))
+    else:
+        yield _Lines(run, run_dir)
+
+
+class _Lines:
+    def __init__(self, run: RunConfig, run_dir: Path) -> None:
+        self.run, self.run_dir = run, run_dir
+        self.last_s, self.last_state, self.last_step = 0.0, "", -1
+
+    def __call__(self) -> None:
+        now = _read(self.run_dir)
+        state, step = now.get("state", "starting"), now.get("step", 0)
+        due = time.monotonic() - self.last_s >= PLAIN_S and step != self.last_step
+        if state != self.last_state or due:
+            self.last_s, self.last_state, self.last_step = time.monotonic(), state, step
+            log.info("%s", "  ".join(f"{name} {value}" for name, value in _facts(self.run, now)))
+
+
+def _read(run_dir: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run_dir / "progress.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _facts(run: RunConfig, now: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the line says, as (name, value)."""
+    step, steps = now.get("step", 0), run.train.steps
+    facts = [("", now.get("state", "starting")), ("step", f"{step}/{steps}")]
+    if now.get("attempt", 1) > 1:
+        facts.append(("attempt", str(now["attempt"])))
+    facts.append(("samples", f"{step * run.train.clips:,}"))
+    formats = [
+        ("clips/s", "rate/clips_per_s", "{:.1f}"),
+        ("loss", "loss/latent", "{:.4f}"),
+        ("rank", "collapse/rankme", "{:.1f}"),
+        ("data wait", "data/wait_share", "{:.0%}"),
+    ]
+    facts += [(name, form.format(now[key])) for name, key, form in formats if now.get(key) is not None]
+    rate = now.get("rate/clips_per_s")
+    if rate and step < steps:
+        facts.append(("ETA", _span((steps - step) * run.train.clips / rate)))
+    if now.get("quarantined"):
+        facts.append(("bad clips", str(now["quarantined"])))
+    return facts
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"
+
+
+def _table(run: RunConfig, now: dict[str, Any]) -> Table:
+    done = now.get("step", 0) / max(run.train.steps, 1)
+    table = Table.grid(padding=(0, 2))
+    facts = _facts(run, now)
+    table.add_row(*[f"[dim]{name}[/dim]" for name, _ in facts])
+    table.add_row(*[f"[bold]{value}[/bold]" for _, value in facts])
+    width = 48
+    filled = round(done * width)
+    table.add_section()
+    grid = Table.grid()
+    grid.add_row(table)
+    grid.add_row(f"[cyan]{'━' * filled}[/cyan][dim]{'─' * (width - filled)}[/dim] {done:.0%}")
+    return grid

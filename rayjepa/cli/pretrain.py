@@ -1,0 +1,185 @@
+"""The verb `pretrain`: from words to a finished run, or to one that can be resumed."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rayjepa.cli.display import display
+from rayjepa.config import DataConfig, RunConfig, resolve
+from rayjepa.data import manifest, synthetic
+from rayjepa.data.manifest import Manifest
+from rayjepa.train import folder
+from rayjepa.train.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(preset: str, overrides: Mapping[str, object]) -> int:
+    """Train a new run."""
+    run = resolve(preset, overrides)
+    videos = videos_of(run)
+    run_dir, run = folder.create(run, videos, preset=Path(preset).stem)
+    return _train(run, run_dir)
+
+
+def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
+    """Continue a run from its last checkpoint, or from the start if it has none."""
+    run, changed = folder.reopen(run_dir, overrides)
+    for line in changed:
+        log.info("changed on resume: %s", line)
+    return _train(run, run_dir.resolve())
+
+
+def videos_of(run: RunConfig) -> Manifest:
+    """The manifest of a run: read, indexed, or of synthetic videos made now."""
+    source = run.data.videos
+    if source is None:
+        source = str(_synthetic(run.data))
+    made = source.endswith(".parquet")
+    videos = manifest.read(Path(source).expanduser()) if made else indexed(source, run.data)
+    log.info("%s", videos.summary())
+    return videos
+
+
+def indexed(source: str, cfg: DataConfig, *, labels: Path | None = None) -> Manifest:
+    """The manifest of a source, with a line of progress."""
+    with _counting(f"index {source}", "files") as progress:
+        return manifest.index(source, cfg=cfg, labels=labels, progress=progress)
+
+
+def _synthetic(cfg: DataConfig) -> Path:
+    home = Path(cfg.cache).expanduser()
+    with _counting(f"synthetic videos in {home}", "files") as progress:
+        return synthetic.make(home, cfg.synthetic_videos, progress=progress)
+
+
+@contextmanager
+def _counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress callback that says at most one line in two seconds, and what it took at the end."""
+    began = last = time.monotonic()
+    seen = [0]
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        seen[0] = total
+        if time.monotonic() - last >= 2:
+            last = time.monotonic()
+            log.info("%s: %d of %d %s", what, done, total, unit)
+
+    yield progress
+    if seen[0]:
+        log.info("%s: %d %s in %.1f s", what, seen[0], unit, time.monotonic() - began)
+
+
+def _train(run: RunConfig, run_dir: Path) -> int:
+    from rayjepa.report import write_report
+    from rayjepa.train.schedules import warnings_for
+
+    owner = folder.claim(run_dir)
+    log.info("run %s", run_dir)
+    for line in warnings_for(run):
+        log.warning("warning: %s", line)
+    with _stop_on_signal(run_dir) as stopped:
+        try:
+            outcome = _in_process(run, run_dir, owner) if run.cluster.workers == 0 else _on_ray(run, run_dir, owner)
+        except (RuntimeError, ValueError) as error:
+            folder.conclude(run_dir, "failed", finished=_finished(run_dir), reason=str(error))
+            _page(write_report, run_dir)
+            log.error("continue with: rayjepa pretrain --resume %s", run_dir)
+            raise
+    state = "finished" if outcome.finished >= run.train.steps else "failed" if outcome.reason else "stopped"
+    folder.conclude(run_dir, state, finished=outcome.finished, reason=outcome.reason)
+    page = _page(write_report, run_dir)
+    if state == "finished":
+        log.info("finished %d steps; checkpoint %s", outcome.finished, outcome.checkpoint)
+        log.info("report %s", page)
+        return 0
+    if outcome.reason:
+        log.error("rayjepa: %s", outcome.reason)
+    log.error(
+        "%s at step %d of %d; continue with: rayjepa pretrain --resume %s",
+        state,
+        outcome.finished,
+        run.train.steps,
+        run_dir,
+    )
+    return 130 if stopped.is_set() else 1
+
+
+def _on_ray(run: RunConfig, run_dir: Path, owner: str) -> Outcome:
+    from rayjepa.on_ray.cluster import cluster
+
+    with cluster(run):
+        from rayjepa.on_ray.trainer import fit
+
+        def watch(waiting: threading.Thread) -> None:
+            with display(run, run_dir) as refresh:
+                while waiting.is_alive():
+                    waiting.join(0.5)
+                    refresh()
+                    folder.beat(run_dir)
+
+        return fit(run, run_dir, owner=owner, watch=watch)
+
+
+def _in_process(run: RunConfig, run_dir: Path, owner: str) -> Outcome:
+    from rayjepa.train.session import alone
+
+    done = threading.Event()
+
+    def refresh_until_done() -> None:
+        with display(run, run_dir) as refresh:
+            while not done.wait(0.5):
+                refresh()
+                folder.beat(run_dir)
+            refresh()
+
+    # The loop keeps the main thread, so that a debugger and Ctrl-C find it there.
+    showing = threading.Thread(target=refresh_until_done, name="display", daemon=True)
+    showing.start()
+    try:
+        return alone(run, run_dir, owner=owner)
+    finally:
+        done.set()
+        showing.join()
+
+
+@contextmanager
+def _stop_on_signal(run_dir: Path) -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM asks all ranks to save and stop at the same step; the second ends at once."""
+    asked = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        (run_dir / "stop").touch()
+        log.warning("%s: saving, then stopping; once more ends at once", signal.Signals(number).name)
+
+    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finished(run_dir: Path) -> int:
+    """Steps that the last checkpoint holds."""
+    from rayjepa.train.checkpoint import finished_steps, restart_point
+
+    saved = restart_point(run_dir)
+    return 0 if saved is None else finished_steps(saved)
+
+
+def _page(write_report: Callable[[Path], Path], run_dir: Path) -> Path | None:
+    """The report; its failure must not hide how the run ended."""
+    try:
+        return write_report(run_dir)
+    except (OSError, ValueError) as error:
+        log.warning("no report: %s", error)
+        return None

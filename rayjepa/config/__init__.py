@@ -1,0 +1,44 @@
+"""Every knob of a run, typed and frozen, and the one function that builds a run from them."""
+
+from rayjepa.config.resolve import ConfigError, describe, dump, presets, resolve, to_yaml
+from rayjepa.config.sections import (
+    BlockConfig,
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    EmaConfig,
+    HealthConfig,
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    PredictorConfig,
+    ReportConfig,
+    RunConfig,
+    TrainConfig,
+    ZeroConfig,
+)
+
+__all__ = [
+    "BlockConfig",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "ConfigError",
+    "DataConfig",
+    "EmaConfig",
+    "HealthConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "PredictorConfig",
+    "ReportConfig",
+    "RunConfig",
+    "TrainConfig",
+    "ZeroConfig",
+    "describe",
+    "dump",
+    "presets",
+    "resolve",
+    "to_yaml",
+]

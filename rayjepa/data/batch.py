@@ -1,0 +1,25 @@
+"""What the stream hands to the loop."""
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from rayjepa.data.clip import ClipSpec, Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipBatch:
+    """One micro-batch of one rank: decoded bytes and what the tape says about them.
+
+    Shapes:  pixels (B, nbytes) uint8, each row I420 or RGB as its spec says; index (B,).
+    """
+
+    index: Int64[Tensor, " B"]
+    pixels: UInt8[Tensor, "B nbytes"]
+    specs: tuple[ClipSpec, ...]
+    """The accepted spec of each row: attempt > 0 says that it is a substitute."""
+    side: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Named tensors aligned with the clips' frames (actions, states, labels), from manifest columns."""
+    failures: tuple[Failure, ...] = ()
+    """What had to be given up before these rows could be filled."""

@@ -1,0 +1,229 @@
+"""The manifest: one Parquet row for each video, made once, read by the tape."""
+
+import contextlib
+import hashlib
+import os
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from jaxtyping import Bool, Float64, Int64
+
+from rayjepa.config import DataConfig
+from rayjepa.data.columns import SCHEMA, checked, content, equals
+from rayjepa.data.labels import PREFIX, read_labels
+from rayjepa.data.probing import Progress, probe_all
+from rayjepa.data.sources import Listing, list_videos
+
+VERSION = 1
+"""Format of the file; a change of column or meaning raises it."""
+
+SPLIT_FROM = 20
+"""Usable videos from which on some are held out."""
+
+_METADATA = b"rayjepa.manifest"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Videos and what is known of them, as an Arrow table: `SCHEMA`, then label columns `label_*`.
+
+    Rows stay in Arrow, about 0.2 kB each, so ten million fit in memory; a pickle carries the table alone.
+    Raises:  ValueError if a column is missing, extra, of another type, or says what a manifest cannot say.
+    """
+
+    table: pa.Table
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", checked(self.table))
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __reduce__(self) -> tuple[type["Manifest"], tuple[pa.Table]]:
+        return Manifest, (self.table,)
+
+    def column(self, name: str) -> pa.Array:
+        """One column as a single Arrow array."""
+        return self.table.column(name).chunk(0)
+
+    def uri(self, row: int) -> str:
+        """Absolute path of the video in row `row`."""
+        return self.column("uri")[row].as_py()
+
+    @cached_property
+    def duration_s(self) -> Float64[np.ndarray, " n"]:
+        """Duration of each video in seconds; NaN for bad rows."""
+        return self.column("duration_s").to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def fps(self) -> Float64[np.ndarray, " n"]:
+        """Average frame rate of each video; NaN for bad rows."""
+        return self.column("fps").to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def usable(self) -> Bool[np.ndarray, " n"]:
+        """Which rows passed the probe."""
+        return equals(self.column("status"), "ok")
+
+    @cached_property
+    def train_rows(self) -> Int64[np.ndarray, " m"]:
+        """Usable rows that the tape draws from, rising."""
+        return np.flatnonzero(self.usable & equals(self.column("split"), "train"))
+
+    @cached_property
+    def holdout_rows(self) -> Int64[np.ndarray, " m"]:
+        """Usable rows that are never trained, rising."""
+        return np.flatnonzero(self.usable & equals(self.column("split"), "holdout"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over what decides the tape: uri, bytes, duration, frames, split and status, in row order."""
+        digest = hashlib.blake2b(b"%d" % len(self), digest_size=16, person=_METADATA)
+        for name in ("uri", "bytes", "duration_s", "frames", "split", "status"):
+            for part in content(self.column(name)):
+                digest.update(part)
+        return digest.hexdigest()
+
+    def summary(self, cfg: DataConfig | None = None) -> str:
+        """Lines for a person: counts, codecs, lengths, split, what is bad and why; with `cfg`, the short videos too."""
+        usable, train, holdout = int(self.usable.sum()), len(self.train_rows), len(self.holdout_rows)
+        gib = self.column("bytes").fill_null(0).to_numpy().sum() / 2**30
+        lines = [f"{len(self)} videos, {gib:.3g} GiB: {usable} usable, {len(self) - usable} bad"]
+        if usable:
+            seconds = self.duration_s[self.usable]
+            low, middle, high = np.quantile(seconds, (0, 0.5, 1))
+            lines.append(f"codecs: {_counts(self.column('codec'))}")
+            lines.append(
+                f"length: {low:.2f} to {high:.2f} s, median {middle:.2f} s, {seconds.sum() / 3600:.2f} h in all"
+            )
+            few = f"fewer than {SPLIT_FROM} usable" if usable < SPLIT_FROM else "none by data.holdout and hash of path"
+            why = "" if holdout else f" ({few}): health is measured on training videos"
+            lines.append(f"split: {train} train, {holdout} holdout{why}")
+            if cfg and (short := int(np.count_nonzero(seconds < span_s(cfg)))):
+                fate = "never drawn" if cfg.short_videos == "skip" else "filled by repeating their last frame"
+                lines.append(f"short: {short} usable videos last less than a clip's {span_s(cfg):.2f} s and are {fate}")
+        if usable < len(self):
+            lines.append(f"bad: {_counts(self.column('reason'))}; first: {_named(self, 1)}")
+        if labels := [n.removeprefix(PREFIX) for n in self.table.column_names if n.startswith(PREFIX)]:
+            lines.append(f"labels: {', '.join(labels)}")
+        return "\n".join(lines)
+
+
+def span_s(cfg: DataConfig) -> float:
+    """Seconds from a clip's first frame to its last; a video that is shorter has to repeat its last frame."""
+    return (cfg.frames - 1) / cfg.fps
+
+
+def index(
+    source: str | Path,
+    *,
+    cfg: DataConfig,
+    labels: Path | None = None,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """The manifest of the videos that `source` names (`list_videos`), each probed in a decoder's child process.
+
+    `labels` is a CSV (`read_labels`); none: labels.csv at the root of a folder, if it is there and fits.
+    Raises:  ValueError, one sentence with the remedy, if there is no video or none can be used.
+    """
+    listing = list_videos(source)
+    parts = probe_all(listing.uris, cfg=cfg, processes=processes, progress=progress)
+    table = pa.Table.from_batches([pa.RecordBatch.from_pylist(rows, schema=SCHEMA) for rows in parts])
+    usable = int(np.count_nonzero(equals(table.column("status").combine_chunks(), "ok")))
+    at = SCHEMA.get_field_index("split")
+    table = table.set_column(at, SCHEMA.field(at), _split(listing.uris, usable=usable, holdout=cfg.holdout))
+    for name, values in _labels(listing, labels).items():
+        table = table.append_column(name, values)
+    manifest = Manifest(table)
+    if not usable:
+        raise ValueError(
+            f"none of the {len(manifest)} video(s) of {source} can be used: {_counts(manifest.column('reason'))}; "
+            f"first: {_named(manifest, 3)}. Check one with `ffprobe`, or name other files"
+        )
+    return manifest
+
+
+def write(manifest: Manifest, path: str | Path) -> None:
+    """Write `manifest` as Parquet; the file is whole or not there.
+
+    Raises:  OSError that names the file and the cause, if it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    table = manifest.table.replace_schema_metadata({_METADATA: b"%d" % VERSION})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(f"cannot write manifest {path}: {error}; name a file in a folder that can be written") from error
+
+
+def read(path: str | Path) -> Manifest:
+    """The manifest in the Parquet file `path`.
+
+    Raises:  ValueError if there is none, or it is of another version or has other columns.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no manifest: {path} is not a file; make one with `rayjepa index`")
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            version = (file.schema_arrow.metadata or {}).get(_METADATA, b"none").decode(errors="replace")
+            if version not in (str(VERSION), "none"):
+                raise ValueError(f"format version {version}, and this code reads {VERSION}")
+            manifest = Manifest(file.read())  # first, so that foreign Parquet is told which columns it lacks
+            if version == "none":
+                raise ValueError("right columns, but no format version")
+            return manifest
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        raise ValueError(f"{path} is not a usable manifest: {error}; make it again with `rayjepa index`") from None
+
+
+def _split(uris: Sequence[str], *, usable: int, holdout: float) -> pa.Array:
+    """Column `split`: held out is who has the hash of its path below `holdout`, whatever else is in the manifest."""
+    bound = 0 if usable < SPLIT_FROM else int(holdout * 2**64)
+    codes = np.fromiter((_hash(u) < bound for u in uris), np.int8, len(uris))
+    return pa.DictionaryArray.from_arrays(codes, ["train", "holdout"]).cast(pa.string())
+
+
+def _hash(uri: str) -> int:
+    return int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8, person=b"rayjepa.holdout").digest(), "little")
+
+
+def _labels(listing: Listing, labels: Path | None) -> dict[str, pa.Array]:
+    """Label columns of the CSV that was asked for, or of the one that lies beside the videos."""
+    uris = pa.array(listing.uris, pa.large_string())
+    if labels is not None:
+        return read_labels(labels, uris=uris)
+    if listing.folder is None or not (beside := listing.folder / "labels.csv").is_file():
+        return {}
+    try:
+        return read_labels(beside, uris=uris)
+    except ValueError as error:  # it may have been put there for somebody else
+        warnings.warn(f"{error}. No labels are taken", stacklevel=3)
+        return {}
+
+
+def _counts(column: pa.Array) -> str:
+    """The five most frequent texts of a column with their counts."""
+    counts = Counter({c["values"]: c["counts"] for c in column.drop_null().value_counts().to_pylist()}).most_common()
+    rest = [f"and {len(counts) - 5} others"] if len(counts) > 5 else []
+    return ", ".join([f"{text} ({count})" for text, count in counts[:5]] + rest)
+
+
+def _named(manifest: Manifest, most: int) -> str:
+    """The first bad rows, each with its reason."""
+    rows = np.flatnonzero(~manifest.usable)[:most]
+    return ", ".join(f"{manifest.uri(r)} ({manifest.column('reason')[r].as_py()})" for r in rows.tolist())

@@ -1,0 +1,54 @@
+"""What is said of one video file: that it is readable, and what it holds, or why not. Standard library only."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["open", "demux", "decode", "convert"]
+Kind = Literal["content", "io"]
+
+
+class BadVideo(Exception):
+    """Why a file gives no clip: the stage, whether its content or its reading is at fault, a reason in plain words."""
+
+    def __init__(self, stage: Stage, reason: str, kind: Kind = "content") -> None:
+        super().__init__(reason)
+        self.stage: Stage = stage
+        self.reason = reason
+        self.kind: Kind = kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What one look at a video says: every packet demuxed, one frame decoded."""
+
+    container: str
+    """FFmpeg's name of the demuxer, such as "mov,mp4,m4a,3gp,3g2,mj2"."""
+    codec: str
+    width: int
+    """Width in pixels as coded, before rotation."""
+    height: int
+    rotation: int
+    """Degrees counterclockwise from coded to displayed: 0, 90, 180 or 270."""
+    fps: float
+    """Displayed frames per second, on average."""
+    duration_s: float
+    """From the first displayed frame to the end of the last."""
+    frames: int
+    """Frames that are displayed (packets outside an edit list's pre-roll)."""
+    start_pts: int
+    """Time stamp of the first displayed frame, in units of `time_base`."""
+    time_base: tuple[int, int]
+    """Seconds per unit, as numerator and denominator."""
+    pix_fmt: str
+
+
+def open_file(path: str) -> int:
+    """A descriptor of the file; the caller closes it.
+
+    Raises:  BadVideo of kind io: a file that the manifest names should be there.
+    """
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # non-blocking: a FIFO must not stop us
+    except OSError as error:
+        raise BadVideo("open", error.strerror or str(error), "io") from error

@@ -1,0 +1,56 @@
+"""Features of the held-out clips: each rank its share, then all of them on every rank, in order."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from rayjepa.config import RunConfig
+from rayjepa.data.batch import ClipBatch
+from rayjepa.model import Target, build, make_target
+from rayjepa.views import to_views
+
+Item = TypeVar("Item")
+
+
+def share(items: Sequence[Item], *, rank: int, world: int) -> Sequence[Item]:
+    """What `rank` examines of a held-out list: every world-th item, so that shares differ by one at most."""
+    return items[rank::world]
+
+
+@torch.no_grad()
+def clip_features(target: Target, batches: Iterable[ClipBatch], *, device: torch.device | str) -> Float[Tensor, "n D"]:
+    """One float32 vector per clip of `batches`, in their order: the mean over tokens of the target's last level."""
+    rows = [target(to_views(batch, device=device))[-1].float().mean(dim=1) for batch in batches]
+    return torch.cat(rows) if rows else torch.empty(0, target.width, device=device)
+
+
+def gathered(features: Float[Tensor, "n D"], world: int) -> Float[Tensor, "total D"]:
+    """Rows of all ranks in the order of the list that `share` was cut from; every rank calls it and gets them all.
+
+    Gloo takes features on the CPU, NCCL on the GPU. `world` is that of `share`; 1 needs no process group.
+    """
+    if world == 1:
+        return features
+    assert world == dist.get_world_size(), f"shares are for {world} ranks, the group has {dist.get_world_size()}"
+    counts = [torch.zeros(1, dtype=torch.int64, device=features.device) for _ in range(world)]
+    _all_gather(counts, torch.tensor([len(features)], device=features.device))
+    longest = max(int(count) for count in counts)
+    padded = torch.cat((features, features.new_zeros(longest - len(features), features.shape[1])))
+    ranks = [torch.empty_like(padded) for _ in range(world)]
+    _all_gather(ranks, padded)
+    total = sum(int(count) for count in counts)
+    return torch.stack(ranks, dim=1).flatten(0, 1)[:total]  # row i of rank r is item i*world + r: padding comes last
+
+
+def _all_gather(into: list[Tensor], tensor: Tensor) -> None:
+    dist.all_gather(into, tensor)  # pyright: ignore[reportUnknownMemberType]  # untyped in PyTorch
+
+
+def random_target(run: RunConfig) -> Target:
+    """An untrained target of the run's shape on the CPU, from another seed: what a gauge reads of it is the floor."""
+    return make_target(build(dataclasses.replace(run, seed=run.seed + 1)).encoder)

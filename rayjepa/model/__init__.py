@@ -1,0 +1,19 @@
+"""Encoder, predictor and target, and how a prediction is made of them."""
+
+from rayjepa.model.jepa import Jepa, Prediction, Term, build
+from rayjepa.model.predictor import Predictor
+from rayjepa.model.target import Target, make_target
+from rayjepa.model.vit import Levels, Tokeniser, Vit
+
+__all__ = [
+    "Jepa",
+    "Levels",
+    "Prediction",
+    "Predictor",
+    "Target",
+    "Term",
+    "Tokeniser",
+    "Vit",
+    "build",
+    "make_target",
+]

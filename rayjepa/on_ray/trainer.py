@@ -1,0 +1,142 @@
+"""A run on Ray: the tape as a dataset, the loop in a worker group, restarts by Ray Train."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import ray.exceptions
+import ray.train
+import ray.train.torch
+from ray.data import DataContext, ExecutionOptions
+from ray.train import DataConfig, FailureConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rayjepa.config import RunConfig
+from rayjepa.data import manifest
+from rayjepa.data.tape import Tape
+from rayjepa.on_ray.cluster import use_gpus
+from rayjepa.on_ray.stream import Columns, batches, stream
+from rayjepa.train import attempts, history
+from rayjepa.train.session import Outcome, take_part
+
+log = logging.getLogger(__name__)
+
+
+def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading.Thread], None]) -> Outcome:
+    """Train the run on the connected cluster until it ends; `watch` has the main thread meanwhile.
+
+    `watch` gets the thread that waits for Ray, and returns once that thread is done.
+    Raises:  RuntimeError with the first cause if the worker group failed more often than cluster.max_failures.
+    """
+    gpus = use_gpus(run)
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.enable_operator_progress_bars = False
+    trainer = TorchTrainer(
+        _rank,
+        train_loop_config={"run": run, "run_dir": str(run_dir), "owner": owner, "gpus": gpus},
+        # The backend goes by what the machine has, not by the resource's name: tests declare GPUs that are not there.
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=run.cluster.workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": run.cluster.cpus_per_worker} | ({"GPU": 1} if gpus else {}),
+        ),
+        # Ray's own records; never the source of truth, so a name of their own for each driver.
+        run_config=ray.train.RunConfig(
+            name=owner,
+            storage_path=str(run_dir / "ray"),
+            failure_config=FailureConfig(max_failures=run.cluster.max_failures),
+            callbacks=[_Restarts(str(run_dir))],
+        ),
+        datasets={"train": _Tapes(run, str(run_dir), owner)},
+        # Locality would hand a block to the rank beside it: the round robin, and with it the tape, needs it off.
+        dataset_config=DataConfig(enable_shard_locality=False, execution_options=ExecutionOptions(preserve_order=True)),
+    )
+    results: list[Outcome] = []
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            results.append(cast("Outcome", trainer.fit().return_value))
+        except BaseException as error:  # noqa: BLE001  handed to the main thread, which decides
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait, name="ray-train", daemon=True)
+    waiting.start()
+    watch(waiting)
+    if errors:
+        raise RuntimeError(cause(errors[0])) from errors[0]
+    return results[0]
+
+
+class _Tapes:
+    """Called by Ray Train at every start of a worker group: opens an attempt and gives the tape from there.
+
+    The restart point is evaluated here and nowhere else; the ranks read the attempt's record.
+    """
+
+    def __init__(self, run: RunConfig, run_dir: str, owner: str) -> None:
+        self.run, self.run_dir, self.owner = run, run_dir, owner
+
+    def __call__(self) -> ray.data.Dataset:
+        folder = Path(self.run_dir)
+        attempt = history.begin_attempt(folder, owner=self.owner, world=self.run.ranks)
+        return stream(self.run, manifest_path=folder / "manifest.parquet", start=attempt.start * self.run.train.clips)
+
+
+class _Restarts(UserCallback):
+    """Writes why a worker group ended beside its attempt's record, where display and report find it."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = run_dir
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Ray Train in its controller, before it decides on a restart."""
+        newest = max(attempts.read_attempts(Path(self.run_dir)), default=1)
+        reasons = {rank: cause(error) for rank, error in sorted(worker_exceptions.items())}
+        attempts.record_end(Path(self.run_dir), newest, reasons)
+
+
+def _rank(config: dict[str, Any]) -> Outcome:
+    """What each worker runs."""
+    run, folder = config["run"], Path(config["run_dir"])
+    attempt = history.newest_attempt(folder, owner=config["owner"])
+    tape = Tape(run, manifest.read(folder / "manifest.parquet"))
+    shard = ray.train.get_dataset_shard("train")
+    assert shard is not None, "the trainer was given this dataset"
+    blocks = shard.iter_batches(batch_size=run.micro_batch, prefetch_batches=run.cluster.prefetch, batch_format="numpy")
+
+    def report(metrics: dict[str, Any], saved: Path | None) -> None:
+        # Ray takes about one report per poll, so it hears of checkpoints only; it gets their path and not the folder,
+        # which is ours to write and to prune.
+        if saved is not None:
+            ray.train.report({**metrics, "checkpoint": str(saved)})
+
+    return take_part(
+        run,
+        folder,
+        attempt,
+        batches(cast("Iterable[Columns]", blocks), tape),
+        tape=tape,
+        device=ray.train.torch.get_device() if config["gpus"] else None,
+        report=report,
+    )
+
+
+def cause(error: BaseException) -> str:
+    """The exception that Ray wrapped, several layers deep, as one message that a user can act on."""
+    inner: Any = error
+    while True:
+        failures = getattr(inner, "worker_failures", None)
+        deeper = next(iter(failures.values())) if failures else getattr(inner, "_base_exc", None)
+        deeper = deeper or getattr(inner, "cause", None) or getattr(inner, "controller_failure", None)
+        if deeper is None:
+            break
+        inner = deeper
+    if isinstance(inner, ray.exceptions.ActorDiedError):
+        return "a worker's process died (killed, out of memory, or its node was lost)"
+    text = str(inner).strip()
+    return text if type(inner) in (RuntimeError, ValueError) and text else f"{type(inner).__name__}: {text}"

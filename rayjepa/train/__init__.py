@@ -1,0 +1,1 @@
+"""One step and its bookkeeping: loop, schedules, engines, checkpoints, history."""

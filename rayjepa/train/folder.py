@@ -1,0 +1,140 @@
+"""The run folder: made once, claimed by one driver at a time, never silently resumed."""
+
+import dataclasses
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rayjepa.config import ConfigError, RunConfig, dump, resolve, to_yaml
+from rayjepa.data import manifest
+from rayjepa.data.manifest import Manifest
+
+# What a resume may not change: it would train other samples, or not fit the weights.
+FIXED = ("name", "out", "seed", "model.", "predictor.", "train.clips", "data.")
+FREE_DATA = ("data.retries", "data.decode_cpu_s", "data.decode_wall_s", "data.max_bad_share", "data.substitutes")
+# A driver on another machine counts as alive if it touched its record this recently; it does so with every beat.
+SILENCE_S = 60.0
+
+
+def create(run: RunConfig, videos: Manifest, *, preset: str) -> tuple[Path, RunConfig]:
+    """Make the folder of a new run and write its configuration and manifest; return both with the name filled in.
+
+    Raises:  ValueError if the folder exists or cannot be written.
+    """
+    name = run.name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    named = dataclasses.replace(run, name=name)
+    folder = (Path(run.out).expanduser() / name).resolve()
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if run.name is None:  # two runs in one second
+            return create(dataclasses.replace(run, name=f"{name}-{uuid.uuid4().hex[:4]}"), videos, preset=preset)
+        raise ValueError(
+            f"{folder} exists: a run is never overwritten. Continue it with `rayjepa pretrain --resume {folder}`, "
+            "or choose another name=…"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"out={run.out}: cannot make {folder} ({error.strerror}); choose a writable folder") from None
+    (folder / "run.yaml").write_text(to_yaml(named))
+    manifest.write(videos, folder / "manifest.parquet")
+    return folder, named
+
+
+def reopen(folder: Path, overrides: Mapping[str, object]) -> tuple[RunConfig, list[str]]:
+    """The configuration of an existing run with `overrides` applied, and what they changed, as `key: old -> new`.
+
+    Raises:  ValueError if `folder` is no run, or an override would change what was trained.
+    """
+    if not (folder / "run.yaml").is_file():
+        known = sorted(p.parent.name for p in folder.glob("*/run.yaml"))
+        hint = f"; it holds the runs {', '.join(known[:5])}" if known else ""
+        raise ValueError(f"{folder} is not a run folder: it has no run.yaml{hint}")
+    for key in overrides:
+        if key.startswith(FIXED) and key not in FREE_DATA:
+            raise ConfigError(
+                f"{key} cannot change on resume: it decides the samples or the weights; start a new run for it"
+            )
+    before = resolve(str(folder / "run.yaml"), {})
+    after = resolve(str(folder / "run.yaml"), overrides)
+    old, new = _flat(dump(before)), _flat(dump(after))
+    changed = [f"{key}: {old[key]} -> {new[key]}" for key in old if old[key] != new[key]]
+    if changed:
+        replace_text(folder / "run.yaml", to_yaml(after))
+    return after, changed
+
+
+def claim(folder: Path) -> str:
+    """Become the run's driver; return the identity that its attempts carry.
+
+    Raises:  RuntimeError if another driver is alive.
+    """
+    alive = driver_alive(folder)
+    if alive:
+        raise RuntimeError(f"{folder.name} is being trained by {alive}; stop that first, or wait for it to end")
+    owner = uuid.uuid4().hex[:12]
+    record = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "owner": owner,
+        "unix_s": time.time(),
+        "born": _born(os.getpid()),
+    }
+    replace_text(folder / "driver.json", json.dumps(record))
+    for stale in ("outcome.json", "progress.json", "stop"):
+        (folder / stale).unlink(missing_ok=True)
+    return owner
+
+
+def driver_alive(folder: Path) -> str | None:
+    """`process N on this machine` (or its host) if the run's driver lives, else None."""
+    try:
+        record = json.loads((folder / "driver.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if (folder / "outcome.json").exists():
+        return None
+    if record["host"] == socket.gethostname():
+        # The start time tells the driver from a later process that got its number.
+        same = record["pid"] != os.getpid() and _born(record["pid"]) == record["born"] is not None
+        return f"process {record['pid']} on this machine" if same else None
+    fresh = time.time() - (folder / "driver.json").stat().st_mtime < SILENCE_S
+    return f"process {record['pid']} on {record['host']}" if fresh else None
+
+
+def beat(folder: Path) -> None:
+    """Show machines that cannot see this process that it lives."""
+    os.utime(folder / "driver.json")
+
+
+def conclude(folder: Path, state: str, *, finished: int, reason: str = "") -> None:
+    """Write how the run ended: state is finished, failed or stopped."""
+    outcome = {"state": state, "reason": reason, "finished": finished, "unix_s": time.time()}
+    replace_text(folder / "outcome.json", json.dumps(outcome))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new one."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_text(text)
+    half.replace(path)
+
+
+def _born(pid: int) -> str | None:
+    """Start time of a process, in clock ticks since boot; None if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

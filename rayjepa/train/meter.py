@@ -1,0 +1,176 @@
+"""What happened since the last reading, kept on the device and shared by the ranks in one collective."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayjepa.config import RunConfig
+from rayjepa.data.batch import ClipBatch
+from rayjepa.data.clip import ClipSpec
+from rayjepa.train.engine import Engine, Step, gather_objects, gather_rows
+from rayjepa.train.history import Range, merge
+
+Metrics = dict[str, float | int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """An interval of steps, as all ranks know it."""
+
+    metrics: Metrics
+    """Means over the steps that were taken, over micro-batches and ranks; empty if none was."""
+    steps: int
+    """Steps taken."""
+    trained: list[Range]
+    """Samples that the ranks say they trained on."""
+    refused: list[dict[str, Any]]
+    """step, reason, samples of each step that was passed over."""
+    failures: list[dict[str, Any]]
+    """Fields of each Failure, with step and substitute."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One step on this rank."""
+
+    step: int
+    firsts: list[int]
+    metrics: list[dict[str, Tensor]]
+    began: float
+    waited_s: float = 0.0
+    took_s: float = 0.0
+    refused: str | None = None
+    host: dict[str, float] = field(default_factory=dict)
+
+
+def micro_batch_ids(run: RunConfig, *, world: int, rank: int, step: int, micro: int) -> range:
+    """Samples of one micro-batch: blocks of a step are dealt to the ranks in turn (design, decision 1).
+
+    Raises:  ValueError if train.clips is not a multiple of ranks x train.accumulation.
+    """
+    shares = world * run.train.accumulation
+    if run.train.clips % shares:
+        raise ValueError(
+            f"train.clips={run.train.clips} is not a multiple of {world} rank(s) x "
+            f"train.accumulation={run.train.accumulation}; change cluster.workers or train.accumulation"
+        )
+    size = run.train.clips // shares
+    first = step * run.train.clips + (micro * world + rank) * size
+    return range(first, first + size)
+
+
+class Meter:
+    """Takes clips from the stream and checks them; remembers what each step did; `read` empties it."""
+
+    def __init__(self, engine: Engine, run: RunConfig, batches: Iterator[ClipBatch]) -> None:
+        self.engine, self.run, self.batches = engine, run, batches
+        self.specs: list[ClipSpec] = []
+        """Of the step being taken, on this rank."""
+        self._rows: list[_Row] = []
+        self._failures: list[dict[str, Any]] = []
+
+    def take(self, step: int) -> Iterator[ClipBatch]:
+        """The micro-batches of `step` on this rank.
+
+        Raises:  RuntimeError if the stream ends, or holds other samples than the tape says.
+        """
+        row = _Row(step=step, firsts=[], metrics=[], began=time.perf_counter())
+        self._rows.append(row)
+        self.specs = []
+        for micro in range(self.run.train.accumulation):
+            began = time.perf_counter()
+            clips = next(self.batches, None)
+            row.waited_s += time.perf_counter() - began
+            self._check(clips, step=step, micro=micro)
+            assert clips is not None
+            row.firsts.append(int(clips.index[0]))
+            self.specs.extend(clips.specs)
+            stand_in = {spec.index: spec.uri for spec in clips.specs}
+            for failure in clips.failures:
+                self._failures.append({**asdict(failure), "step": step, "substitute": stand_in[failure.index]})
+            yield clips
+
+    def saw(self, metrics: dict[str, Tensor]) -> None:
+        """Remember a micro-batch's metrics, on the device."""
+        self._rows[-1].metrics.append(metrics)
+
+    def stepped(self, taken: Step, rates: dict[str, float]) -> None:
+        """Close the step; `rates` are numbers that are the same on all ranks, of which the last are reported."""
+        row = self._rows[-1]
+        row.refused, row.took_s = taken.refused, time.perf_counter() - row.began
+        row.host = {"optim/grad_norm": taken.grad_norm, **rates}
+
+    def read(self) -> Reading:
+        """What the steps since the last reading did; one collective, and one more if a rank has failures to tell of."""
+        rows, failures, self._rows, self._failures = self._rows, self._failures, [], []
+        good = [row for row in rows if row.refused is None]
+        names = sorted(good[0].metrics[0]) if good else []
+        shared = gather_rows(self._row(rows, good, names, len(failures))).cpu()
+        if shared[:, 0].any():
+            failures = [failure for each in gather_objects(failures) for failure in each]
+        firsts = shared[:, -sum(len(row.firsts) for row in rows) :].long() if rows else shared[:, :0].long()
+        trained: list[Range] = []
+        refused: list[dict[str, Any]] = []
+        for row, columns in zip(rows, firsts.split([len(row.firsts) for row in rows], dim=1), strict=True):
+            size = self.run.train.clips // (self.engine.world * self.run.train.accumulation)
+            samples = [[first, first + size] for first in columns.flatten().tolist()]
+            if row.refused is None:
+                trained += samples
+            else:
+                refused.append({"step": row.step, "reason": row.refused, "samples": merge(samples)})
+        return Reading(
+            metrics=self._metrics(good, names, shared.mean(dim=0).tolist()) if good else {},
+            steps=len(good),
+            trained=merge(trained),
+            refused=refused,
+            failures=sorted(failures, key=lambda f: (f["index"], f["attempt"])),
+        )
+
+    def _row(self, rows: list[_Row], good: list[_Row], names: list[str], failures: int) -> Tensor:
+        """Failures, seconds waited, seconds of steps, mean of each metric, and the first sample of each micro-batch."""
+        device = self.engine.device
+        seconds = [sum(row.waited_s for row in good), sum(row.took_s for row in good)]
+        firsts = [float(first) for row in rows for first in row.firsts]
+        means: list[Tensor] = []
+        if names:
+            seen = [torch.stack([m[name] for name in names]) for row in good for m in row.metrics]
+            means = [torch.stack(seen).double().mean(dim=0).to(device)]
+        front = torch.tensor([float(failures), *seconds], dtype=torch.float64, device=device)
+        return torch.cat([front, *means, torch.tensor(firsts, dtype=torch.float64, device=device)])
+
+    def _metrics(self, good: list[_Row], names: list[str], mean: list[float]) -> Metrics:
+        _, waited_s, took_s, *rest = mean
+        norms = [row.host["optim/grad_norm"] for row in good]
+        return (
+            dict(zip(names, rest[: len(names)], strict=True))
+            | good[-1].host
+            | {
+                "optim/grad_norm": sum(norms) / len(norms),
+                "optim/grad_norm_max": max(norms),
+                "rate/clips_per_s": len(good) * self.run.train.clips / took_s,
+                "data/wait_ms": 1000 * waited_s / len(good),
+                "time/step_ms": 1000 * took_s / len(good),
+            }
+        )
+
+    def _check(self, clips: ClipBatch | None, *, step: int, micro: int) -> None:
+        engine = self.engine
+        ids = micro_batch_ids(self.run, world=engine.world, rank=engine.rank, step=step, micro=micro)
+        where = f"step {step}, rank {engine.rank} of {engine.world}, micro-batch {micro}"
+        if clips is None:
+            raise RuntimeError(f"{where}: the stream ended; the tape has samples {ids.start} to {ids.stop - 1} here")
+        if clips.index.tolist() != list(ids):
+            found = clips.index.tolist()
+            raise RuntimeError(
+                f"{where}: the stream gave samples {_brief(found)}; the tape has {_brief(list(ids))} here. "
+                "Nothing was trained on them; resume from the last checkpoint, and report it if it comes again"
+            )
+
+
+def _brief(ids: list[int]) -> str:
+    """Ids in a line that stays short."""
+    return str(ids) if len(ids) <= 8 else f"[{', '.join(map(str, ids[:4]))}, … {ids[-1]}] ({len(ids)})"

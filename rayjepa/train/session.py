@@ -1,0 +1,180 @@
+"""One rank's part in a run, from building its engine to the last checkpoint; on Ray or in this process."""
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayjepa.config import RunConfig
+from rayjepa.data import manifest
+from rayjepa.data.batch import ClipBatch
+from rayjepa.data.decoder import Decoder
+from rayjepa.data.tape import Tape
+from rayjepa.health.held_out import HeldOut
+from rayjepa.train import checkpoint, history
+from rayjepa.train.attempts import Attempt
+from rayjepa.train.board import open_board
+from rayjepa.train.engine import Engine, make_engine
+from rayjepa.train.folder import replace_text
+from rayjepa.train.history import History
+from rayjepa.train.ledger import Ledger
+from rayjepa.train.loop import Report, train
+from rayjepa.train.outcome import Outcome, StopRun
+
+log = logging.getLogger(__name__)
+
+
+def take_part(
+    run: RunConfig,
+    run_dir: Path,
+    attempt: Attempt,
+    batches: Iterable[ClipBatch],
+    *,
+    tape: Tape,
+    device: torch.device | None = None,
+    report: Report = lambda metrics, folder: None,
+) -> Outcome:
+    """Train this rank's share of the run from where `attempt` starts; every rank calls it.
+
+    `batches` begin with the attempt's first step. A refused step or bad data ends the run with a reason, on all ranks
+    alike and without an error, since another start of the worker group would meet the same samples.
+    """
+    torch.set_num_threads(run.train.threads)
+    engine = make_engine(run, device=device)
+    progress = Progress(run, run_dir, attempt, rank=engine.rank)
+    progress.say("loading")
+    try:
+        return _train(engine, run, run_dir, attempt, batches, tape=tape, report=report, progress=progress)
+    finally:
+        engine.close()
+
+
+def _train(
+    engine: Engine,
+    run: RunConfig,
+    run_dir: Path,
+    attempt: Attempt,
+    batches: Iterable[ClipBatch],
+    *,
+    tape: Tape,
+    report: Report,
+    progress: "Progress",
+) -> Outcome:
+    ledger = Ledger()
+    if attempt.checkpoint is not None:
+        state = checkpoint.restore(engine, run_dir / attempt.checkpoint, fingerprint=tape.fingerprint)
+        ledger = Ledger(refused=state.refused, failures=state.ledger)
+    progress.say("decoding held-out clips")
+    held_out = HeldOut(run, tape, rank=engine.rank, world=engine.world, device=engine.device)
+    board = open_board(run_dir, start=attempt.start) if run.report.tensorboard and engine.rank == 0 else None
+    lines = History(run_dir, attempt=attempt.attempt, rank=engine.rank, board=board)
+    saved: list[Path] = []
+
+    def save(*, finished: int, ledger: Ledger) -> Path:
+        progress.say("saving")
+        saved.append(
+            checkpoint.save(
+                engine,
+                run_dir,
+                run,
+                attempt=attempt.attempt,
+                finished=finished,
+                ledger=ledger,
+                fingerprint=tape.fingerprint,
+            )
+        )
+        return saved[-1]
+
+    def health(finished: int) -> Mapping[str, Any]:
+        values = held_out.examine(engine.target)
+        progress.say("training", **values)
+        return {"clips": held_out.clips, "held_out": not held_out.is_train, **values}
+
+    def tell(metrics: Mapping[str, float], folder: Path | None) -> None:
+        done = {"step": int(metrics["step"]) + 1}  # people count finished steps
+        progress.say("training", quarantined=len(ledger.failures), **{**metrics, **done})
+        report(dict(metrics), folder)
+
+    progress.say("waiting for the first clips")
+    try:
+        finished = train(
+            engine,
+            batches,
+            run,
+            start=attempt.start,
+            report=tell,
+            history=lines,
+            save=save,
+            health=health,
+            stop=progress.stop_asked,
+            ledger=ledger,
+        )
+    except StopRun as stop:
+        lines.flush()
+        finished, reason = checkpoint.finished_steps(saved[-1]) if saved else attempt.start, str(stop)
+    else:
+        reason = ""
+    last = saved[-1] if saved else attempt.checkpoint and run_dir / attempt.checkpoint
+    return Outcome(finished=finished, checkpoint=str(last) if last else None, reason=reason)
+
+
+class Progress:
+    """Rank 0's progress.json, which the command line shows, and the file `stop`, by which it asks the run to end."""
+
+    def __init__(self, run: RunConfig, run_dir: Path, attempt: Attempt, *, rank: int, every_s: float = 0.5) -> None:
+        self.run_dir, self.rank, self.every_s = run_dir, rank, every_s
+        self._now: dict[str, Any] = {
+            "attempt": attempt.attempt,
+            "step": attempt.start,
+            "steps": run.train.steps,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+        self._state, self._said_s, self._looked_s, self._asked = "", 0.0, 0.0, False
+
+    def say(self, state: str, **facts: Any) -> None:
+        """Publish what this rank does; the same state at most twice a second."""
+        if self.rank != 0:
+            return
+        self._now |= facts
+        if "data/wait_ms" in facts:
+            self._now["data/wait_share"] = facts["data/wait_ms"] / max(facts["time/step_ms"], 1e-9)
+        if state == self._state and time.monotonic() - self._said_s < self.every_s:
+            return
+        self._state, self._said_s = state, time.monotonic()
+        text = json.dumps({**self._now, "state": state, "unix_s": time.time()})
+        replace_text(self.run_dir / "progress.json", text)
+
+    def stop_asked(self) -> bool:
+        """Whether somebody made the file `stop`; looked up at most once a second."""
+        if self.rank == 0 and not self._asked and time.monotonic() - self._looked_s >= 1:
+            self._looked_s = time.monotonic()
+            self._asked = (self.run_dir / "stop").exists()
+        return self._asked
+
+
+def alone(run: RunConfig, run_dir: Path, *, owner: str) -> Outcome:
+    """Train the run in this process, without Ray: the same tape, decoder, loop and folder."""
+    attempt = history.begin_attempt(run_dir, owner=owner, world=1)
+    tape = Tape(run, manifest.read(run_dir / "manifest.parquet"))
+    with Decoder(run.data) as decoder:
+        clips = local_batches(run, tape, decoder, start=attempt.start)
+        return take_part(run, run_dir, attempt, clips, tape=tape)
+
+
+def local_batches(run: RunConfig, tape: Tape, decoder: Decoder, *, start: int) -> Iterator[ClipBatch]:
+    """The tape from step `start`, decoded in turn by one child process."""
+    for first in range(start * run.train.clips, run.samples, run.micro_batch):
+        decoded = decoder.clips([tape.spec(i) for i in range(first, first + run.micro_batch)], tape.spec)
+        yield ClipBatch(
+            index=torch.tensor([spec.index for spec in decoded.specs]),
+            pixels=torch.from_numpy(decoded.pixels),
+            specs=tuple(decoded.specs),
+            failures=decoded.failures,
+        )

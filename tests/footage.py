@@ -1,0 +1,78 @@
+"""Small videos whose every frame carries its number, for the tests of decoding."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+BITS = 8
+SQUARE = 16
+WIDTH, HEIGHT, FPS = BITS * SQUARE, 80, 24
+
+
+def make_video(
+    path: Path,
+    *,
+    frames: int = 60,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+    vfr: bool = False,
+    late_s: float = 0.0,
+) -> Path:
+    """A moving texture with the frame's number as light and dark squares along its upper edge."""
+    width, height = size
+    texture = np.random.default_rng(0).integers(60, 190, (30, 30, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    unit = Fraction(1, FPS * 100)
+    pts = int(late_s / unit)
+    with av.open(str(path), "w", options=container or {}) as file:
+        stream = file.add_stream(codec, rate=FPS, options={"g": "12", "bf": "2", "threads": "1", **(options or {})})
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.time_base = unit
+        for number in range(frames):
+            picture = np.ascontiguousarray(texture[number % 60 :][:height, 2 * number % 60 :][:, :width])
+            for bit in range(BITS):
+                picture[:SQUARE, SQUARE * bit : SQUARE * (bit + 1)] = 235 if number >> bit & 1 else 16
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = pts, unit
+            pts += 400 if vfr and number % 5 == 0 else 100
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+def number_in(luma: NDArray[np.uint8]) -> int:
+    """The number painted on a frame, from its luma at the original size."""
+    squares = luma[4:12].reshape(8, BITS, SQUARE)[:, :, 4:12].mean((0, 2))
+    return sum(1 << bit for bit, light in enumerate(squares) if light > 125)
+
+
+def bad_video(folder: Path, kind: str, good: Path) -> Path:
+    """One of the ways in which a file is no video, made from a good mp4."""
+    path = folder / f"{kind}.mp4"
+    data = good.read_bytes()
+    match kind:
+        case "zero byte":
+            path.touch()
+        case "text":
+            path.write_text("this is no video\n" * 500)
+        case "truncated":
+            path.write_bytes(data[: len(data) * 6 // 10])
+        case "flipped":
+            damaged = np.frombuffer(data, np.uint8).copy()
+            damaged[48 : len(data) * 3 // 4] ^= 0x5A
+            path.write_bytes(damaged.tobytes())
+        case "audio only":
+            with av.open(str(path), "w") as file:
+                stream = file.add_stream("aac", rate=8000)
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                frame.sample_rate = 8000
+                file.mux(stream.encode(frame))
+                file.mux(stream.encode(None))
+        case _:
+            raise ValueError(kind)
+    return path
