@@ -178,7 +178,8 @@ def test_the_loops_failures_fit_the_page() -> None:
     ("change", "level", "says"),
     [
         ({}, "good", "No sign of collapse"),
-        ({"collapse/rankme": 8.0}, "alarm", "below that of a random encoder (8 < 12.3)"),
+        ({"collapse/rankme": 8.0}, "watch", "below that of a random encoder (8 < 12.3)"),
+        ({"collapse/rankme": 1.4}, "alarm", "on about one direction (RankMe 1.40)"),
         ({"collapse/rankme": float("nan")}, "alarm", "not a number"),
         ({"collapse/std_mean": 1e-4}, "alarm", "hardly differ"),
         ({"collapse/rankme": 15.0}, "watch", "It was 41.2 at step 100"),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +11,10 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from rayjepa.config import RunConfig
-from rayjepa.data import manifest
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import Failure
-from rayjepa.data.decoder import Decoder
 from rayjepa.data.tape import Tape
-
-Columns = dict[str, Any]
-
-
-class DecodeActor:
-    """Sample indices in, decoded clips out; owns one decoder child for its life."""
-
-    def __init__(self, run: RunConfig, manifest_path: str, start: int) -> None:
-        self.tape = Tape(run, manifest.read(manifest_path))
-        self.decoder = Decoder(run.data).__enter__()
-        self.start = start
-
-    def __call__(self, rows: Columns) -> Columns:
-        """Shapes:  id (b,) int64 -> index (b,), attempt (b,), pixels (b, nbytes) uint8, failures (b,) JSON text."""
-        index = rows["id"].astype(np.int64) + self.start
-        decoded = self.decoder.clips([self.tape.spec(int(i)) for i in index], self.tape.spec)
-        failures: dict[int, list[dict[str, Any]]] = {}
-        for failure in decoded.failures:
-            failures.setdefault(failure.index, []).append(asdict(failure))
-        return {
-            "index": index,
-            "attempt": np.array([s.attempt for s in decoded.specs], np.int64),
-            "pixels": decoded.pixels,
-            "failures": np.array([json.dumps(failures[int(i)]) if int(i) in failures else "" for i in index], object),
-        }
+from rayjepa.on_ray.actor import Columns, DecodeActor
 
 
 def stream(run: RunConfig, *, manifest_path: Path, start: int, decoder: Any = DecodeActor) -> Dataset:
@@ -53,15 +26,21 @@ def stream(run: RunConfig, *, manifest_path: Path, start: int, decoder: Any = De
     """
     if start % run.train.clips:
         raise ValueError(f"start={start} does not begin a step of train.clips={run.train.clips} samples")
-    rows = run.samples - start
+    size = run.micro_batch
+    blocks = (run.samples - start) // size
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
+    # A block that Ray cuts in two would shift the round robin: its limit must lie above any micro-batch.
+    clip = run.data.frames * run.data.size_px**2 * 3
+    context.target_max_block_size = max(128 * 2**20, 2 * size * clip)
     # An actor may die with its node; Ray Data starts another and retries its block.
     context.max_consecutive_actor_init_deaths = 3
-    ids = ray.data.range(rows, override_num_blocks=max(1, min(1000, rows // 1000)))
-    return ids.repartition(target_num_rows_per_block=run.micro_batch).map_batches(
+    # A row is a micro-batch until it is decoded: `repartition` never joins rows of two read tasks, so that rows of one
+    # sample would leave short blocks wherever the tasks' sizes are no multiple of a micro-batch.
+    rows = ray.data.range(blocks, override_num_blocks=max(1, min(1000, blocks // 500)))
+    return rows.repartition(target_num_rows_per_block=1).map_batches(
         decoder,
         fn_constructor_args=(run, str(manifest_path), start),
         batch_size=None,

@@ -17,8 +17,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rayjepa.config import RunConfig
 from rayjepa.data import manifest
 from rayjepa.data.tape import Tape
+from rayjepa.on_ray.actor import Columns
 from rayjepa.on_ray.cluster import use_gpus
-from rayjepa.on_ray.stream import Columns, batches, stream
+from rayjepa.on_ray.stream import batches, stream
 from rayjepa.train import attempts, history
 from rayjepa.train.session import Outcome, take_part
 

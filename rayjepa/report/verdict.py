@@ -9,6 +9,8 @@ from rayjepa.report.numbers import number, plural
 
 STILL_STD = 0.1
 """Share of the floor (of 0.1, if none is recorded) under which features count as still; a collapse goes far lower."""
+POINT = 2.0
+"""RankMe under which the features of all clips lie on about one direction."""
 FALL = 0.5
 """RankMe under this share of its best so far is pointed out."""
 
@@ -37,6 +39,8 @@ def verdict(health: Sequence[Mapping[str, Any]]) -> Verdict:
     alarms = _alarms(last, rank, floor)
     if alarms:
         return Verdict(level="alarm", headline=headline, detail=" ".join([*alarms, where]))
+    if rank < floor:
+        return Verdict(level="watch", headline=headline, detail=f"{_below(health, rank, floor)} {where}")
     best = max(health, key=lambda line: _or_lowest(value(line, "collapse/rankme")))
     best_rank = value(best, "collapse/rankme")
     if rank < FALL * best_rank:
@@ -59,15 +63,23 @@ def _alarms(last: Mapping[str, Any], rank: float, floor: float) -> list[str]:
     alarms: list[str] = []
     if math.isnan(rank):
         alarms.append("RankMe is not a number: a feature is not finite.")
-    if rank < floor:
-        alarms.append(
-            f"The rank is below that of a random encoder ({number(rank)} < {number(floor)}): this may be a collapse, "
-            "unless the curve rises from here."
-        )
+    if rank < POINT:
+        alarms.append(f"The features of all clips lie on about one direction (RankMe {number(rank)}): a collapse.")
     if std < STILL_STD * (0.1 if math.isnan(std_floor) else std_floor):
         beside = "" if math.isnan(std_floor) else f" (random encoder {number(std_floor)})"
         alarms.append(f"Features hardly differ between clips, std {number(std)}{beside}: this looks like a collapse.")
     return alarms
+
+
+def _below(health: Sequence[Mapping[str, Any]], rank: float, floor: float) -> str:
+    """Rank under the floor: usual early, when the curve has turned; else a warning."""
+    lowest = min(health, key=lambda line: value(line, "collapse/rankme"))
+    low = value(lowest, "collapse/rankme")
+    said = f"The rank is below that of a random encoder ({number(rank)} < {number(floor)})"
+    if low < rank:
+        since = f"it was {number(low)} at step {lowest.get('step', 0):,}"
+        return f"{said}, but rises: {since}. Early in a run that is usual."
+    return f"{said} and has not begun to rise: usual in the first steps, later the beginning of a collapse."
 
 
 def _where(last: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ def _train(
         progress.say("training", **values)
         return {"clips": held_out.clips, "held_out": not held_out.is_train, **values}
 
-    def tell(metrics: Mapping[str, float], folder: Path | None) -> None:
+    def tell(metrics: Mapping[str, Any], folder: Path | None) -> None:
         done = {"step": int(metrics["step"]) + 1}  # people count finished steps
         progress.say("training", quarantined=len(ledger.failures), **{**metrics, **done})
         report(dict(metrics), folder)
