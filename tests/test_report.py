@@ -18,7 +18,7 @@ from rayjepa.report.numbers import duration, number, share, short
 from rayjepa.report.page import page
 from rayjepa.report.plot import Chart, Curve, figure
 from rayjepa.report.verdict import verdict
-from rayjepa.train.attempts import record_attempt
+from rayjepa.train.attempts import record_attempt, record_end
 from rayjepa.train.history import History
 
 RUN = resolve("tiny", {"name": "page", "train.steps": 8, "train.clips": 4, "optim.lr": 0.002})
@@ -264,3 +264,9 @@ def test_numbers_are_written_for_people() -> None:
     ]
     assert [short(v, largest=240_000) for v in (0, 5000, 150_000)] == ["0", "5k", "150k"]
     assert share(0.032) == "3.20 %"
+
+
+def test_the_page_says_why_an_attempts_workers_ended(run_dir: Path) -> None:
+    record_end(run_dir, 1, {0: "a worker's process died", 1: "a worker's process died", 2: "<b>out</b>"})
+    text = page(run_dir, now=2e9)
+    assert "Attempt 1 ended: rank 0, 1: a worker&#x27;s process died; rank 2: &lt;b&gt;out&lt;/b&gt;." in text

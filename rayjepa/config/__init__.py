@@ -1,20 +1,22 @@
 """Every knob of a run, typed and frozen, and the one function that builds a run from them."""
 
 from rayjepa.config.resolve import ConfigError, describe, dump, presets, resolve, to_yaml
+from rayjepa.config.run import RunConfig
 from rayjepa.config.sections import (
     BlockConfig,
-    CheckpointConfig,
-    ClusterConfig,
     DataConfig,
-    EmaConfig,
-    HealthConfig,
     MaskConfig,
     ModelConfig,
     ObjectiveConfig,
-    OptimConfig,
     PredictorConfig,
+)
+from rayjepa.config.training import (
+    CheckpointConfig,
+    ClusterConfig,
+    EmaConfig,
+    HealthConfig,
+    OptimConfig,
     ReportConfig,
-    RunConfig,
     TrainConfig,
     ZeroConfig,
 )

@@ -11,7 +11,7 @@ from typing import Any, cast
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rayjepa.config.sections import RunConfig
+from rayjepa.config.run import RunConfig
 
 _RUN = TypeAdapter(RunConfig)
 

@@ -32,8 +32,8 @@ class HeldOut:
         mine = share(specs, rank=rank, world=world)
         self.batches = list(_decoded(run, mine, specs))
         floor = examine(self._features(random_target(run).to(device)))
-        rank, std = floor["collapse/rankme"], floor["collapse/std_mean"]
-        self.floor = {"collapse/rankme_floor": rank, "collapse/std_floor": std}
+        rankme, std = floor["collapse/rankme"], floor["collapse/std_mean"]
+        self.floor = {"collapse/rankme_floor": rankme, "collapse/std_floor": std}
 
     def examine(self, target: Target) -> dict[str, float]:
         """The gauges of `target`, their floors and ceiling, the same on every rank; all ranks call it together."""

@@ -11,13 +11,15 @@ from rayjepa.report import tables
 from rayjepa.report.digest import Digest
 from rayjepa.report.numbers import plural, ranges, share
 from rayjepa.report.reading import Settings, read_json
+from rayjepa.train.attempts import read_ends
 from rayjepa.train.history import coverage
 from rayjepa.train.restart import restart_point
 
 
 def attempts(run_dir: Path, digest: Digest, settings: Settings) -> str:
-    """Table of attempts, and under it whether what survives of them covers every sample once."""
-    return tables.attempts_table(digest.lives) + f"<p>{_coverage(run_dir, digest, settings)}</p>"
+    """Table of attempts, why the workers of some ended, and whether what survives covers every sample once."""
+    ends = "".join(f"<p>{escape(line)}</p>" for line in _ends(run_dir))
+    return tables.attempts_table(digest.lives) + ends + f"<p>{_coverage(run_dir, digest, settings)}</p>"
 
 
 def replaced(digest: Digest, settings: Settings) -> str:
@@ -63,6 +65,18 @@ def bad_share(digest: Digest) -> str:
     """Replaced samples over all that were drawn; empty before the first."""
     drawn = digest.samples + digest.passed_over
     return f"{share(digest.replaced / drawn)} of samples" if drawn else ""
+
+
+def _ends(run_dir: Path) -> list[str]:
+    """One sentence for each attempt that ended by an error of its ranks; those of one reason together."""
+    lines: list[str] = []
+    for attempt, reasons in read_ends(run_dir).items():
+        by_reason: dict[str, list[str]] = {}
+        for rank, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(str(rank))
+        said = "; ".join(f"rank {', '.join(who)}: {reason}" for reason, who in by_reason.items())
+        lines.append(f"Attempt {attempt} ended: {said}.")
+    return lines
 
 
 def _coverage(run_dir: Path, digest: Digest, settings: Settings) -> str:

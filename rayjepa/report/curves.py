@@ -50,6 +50,7 @@ def _representation(health: Tries, shared: dict[str, Any]) -> list[Chart]:
             note="Near the floor: no better than a random encoder. Near 1: collapsed.",
             is_from_zero=True,
             has_log=True,
+            log_first=True,
             **shared,
         ),
         Chart(

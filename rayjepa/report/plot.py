@@ -57,6 +57,8 @@ class Chart:
     """(first, past the last) step that a restart undid: shaded, since the lines of two tries may lie on each other."""
     has_log: bool = False
     """Offer a logarithmic axis."""
+    log_first: bool = False
+    """Begin with it."""
     is_from_zero: bool = False
     digits: int = 3
     """Significant digits of the values in the legend."""
@@ -73,7 +75,8 @@ def figure(chart: Chart) -> str:
     if chart.has_log and any((c.y > 0).any() for c in curves):
         scales.append("log")
         name = f"log-{escape(chart.key)}"
-        switch = f'<input type="checkbox" class="log-switch" id="{name}"><label for="{name}">log scale</label>'
+        state = " checked" if chart.log_first else ""
+        switch = f'<input type="checkbox" class="log-switch" id="{name}"{state}><label for="{name}">log scale</label>'
     panels = "".join(_panel(chart, curves, scale) for scale in scales)
     dropped = sum(len(a.x) - len(b.x) for a, b in zip(chart.curves, curves, strict=True))
     lost = f"{plural(dropped, 'reading')} not finite, so not drawn." if dropped else ""

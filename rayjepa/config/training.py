@@ -1,0 +1,143 @@
+"""Knobs of the optimizer, the run's bookkeeping and the cluster."""
+
+from typing import Literal
+
+from rayjepa.config.sections import need, section
+
+
+@section
+class OptimConfig:
+    lr: float = 5.25e-4
+    """Peak learning rate of AdamW."""
+    start_lr: float = 1e-4
+    """Learning rate at the first step of the warm-up."""
+    final_lr: float = 5.25e-4
+    """Learning rate at the last step (cosine from optim.lr; equal to it: constant)."""
+    warmup_steps: int = 12000
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.04
+    """Weight decay of matrices; biases and norms have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments, each in [0, 1)."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    clip: float | None = None
+    """Gradient norm above which gradients are scaled down; none: never."""
+    max_norm: float = float("inf")
+    """Gradient norm above which the step is refused."""
+    max_refused: int = 0
+    """Refused steps (loss or gradient not finite, or norm above optim.max_norm) to pass over before the run stops."""
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "eps", "max_norm"):
+            need(getattr(self, key) > 0, f"optim.{key}={getattr(self, key)} must be above 0")
+        for key in ("start_lr", "final_lr", "weight_decay", "warmup_steps", "max_refused"):
+            need(getattr(self, key) >= 0, f"optim.{key}={getattr(self, key)} must be at least 0")
+        need(all(0 <= b < 1 for b in self.betas), f"optim.betas={list(self.betas)} must each be in [0, 1)")
+        need(self.clip is None or self.clip > 0, f"optim.clip={self.clip} must be above 0, or none")
+
+
+@section
+class EmaConfig:
+    momentum: float = 0.99925
+    """Share of the target kept at each step, in [0, 1]; 1 freezes the target."""
+    final_momentum: float | None = None
+    """Momentum at the last step, reached linearly; none: constant."""
+
+    def __post_init__(self) -> None:
+        need(0 <= self.momentum <= 1, f"ema.momentum={self.momentum} must be in [0, 1]")
+        need(
+            self.final_momentum is None or 0 <= self.final_momentum <= 1,
+            f"ema.final_momentum={self.final_momentum} must be in [0, 1], or none",
+        )
+
+
+@section
+class TrainConfig:
+    steps: int = 240000
+    """Optimizer steps of the run."""
+    clips: int = 3072
+    """Clips per step over all workers (global batch); a multiple of workers x train.accumulation."""
+    accumulation: int = 1
+    """Micro-batches that each worker adds up before a step."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Compute precision; bf16 is autocast over fp32 parameters. The target is always fp32."""
+    engine: Literal["zero", "plain"] = "zero"
+    """DeepSpeed ZeRO, or plain PyTorch (data-parallel above one worker)."""
+    threads: int = 1
+    """CPU threads of PyTorch in each worker."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "clips", "accumulation", "threads"):
+            need(getattr(self, key) >= 1, f"train.{key}={getattr(self, key)} must be at least 1")
+
+
+@section
+class ZeroConfig:
+    stage: Literal[0, 1, 2] = 1
+    """ZeRO stage: 0 replicates, 1 shards the optimizer, 2 the gradients too."""
+
+
+@section
+class CheckpointConfig:
+    every_steps: int = 300
+    """Steps between checkpoints; the last step always writes one."""
+    keep: int = 3
+    """Checkpoint folders kept, newest first."""
+
+    def __post_init__(self) -> None:
+        need(self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps} must be at least 1")
+        need(self.keep >= 1, f"checkpoint.keep={self.keep} must be at least 1")
+
+
+@section
+class HealthConfig:
+    every_steps: int = 300
+    """Steps between examinations of the target on held-out clips; the first and last step always have one."""
+    clips: int = 256
+    """Held-out clips examined; raised to 2 x model.width, fewer if the manifest has fewer."""
+    batch: int = 16
+    """Held-out clips in one forward pass."""
+
+    def __post_init__(self) -> None:
+        for key in ("every_steps", "clips", "batch"):
+            need(getattr(self, key) >= 1, f"health.{key}={getattr(self, key)} must be at least 1")
+
+
+@section
+class ReportConfig:
+    every_steps: int = 10
+    """Steps between readings of metrics off the device, and of lines in metrics/ and TensorBoard."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+
+    def __post_init__(self) -> None:
+        need(self.every_steps >= 1, f"report.every_steps={self.every_steps} must be at least 1")
+
+
+@section
+class ClusterConfig:
+    address: str | None = None
+    """Ray cluster to attach to; none: RAY_ADDRESS if set, else an embedded cluster in its own temp folder."""
+    workers: int = 2
+    """Train workers (ranks); 0: train in this process, without Ray."""
+    decoders: int = 2
+    """Decode actors, each with one child process running FFmpeg."""
+    cpus_per_worker: float = 1.0
+    """Logical CPUs reserved by each train worker."""
+    gpus: bool | None = None
+    """One GPU per worker; none: if this machine (embedded) or the cluster has any."""
+    max_failures: int = 3
+    """Restarts of the worker group before the run fails; -1: no limit."""
+    object_store_gib: float = 1.0
+    """Object store of the embedded cluster in GiB."""
+    prefetch: int = 2
+    """Micro-batches that a worker holds ready."""
+
+    def __post_init__(self) -> None:
+        need(self.workers >= 0, f"cluster.workers={self.workers} must be at least 0 (0: no Ray)")
+        need(self.decoders >= 1, f"cluster.decoders={self.decoders} must be at least 1")
+        need(self.cpus_per_worker > 0, f"cluster.cpus_per_worker={self.cpus_per_worker} must be above 0")
+        need(self.max_failures >= -1, f"cluster.max_failures={self.max_failures} must be at least -1")
+        need(self.object_store_gib >= 0.1, f"cluster.object_store_gib={self.object_store_gib} must be at least 0.1")
+        need(self.prefetch >= 1, f"cluster.prefetch={self.prefetch} must be at least 1")
