@@ -113,7 +113,7 @@ def _train(run: RunConfig, run_dir: Path) -> int:
 def _on_ray(run: RunConfig, run_dir: Path, owner: str) -> Outcome:
     from rayjepa.on_ray.cluster import cluster
 
-    with cluster(run):
+    with cluster(run, logs=run_dir / "ray-logs"):
         from rayjepa.on_ray.trainer import fit
 
         def watch(waiting: threading.Thread) -> None:

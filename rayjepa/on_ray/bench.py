@@ -21,14 +21,14 @@ class FeedRound:
     decode: float
     """Decoders alone, as many as the stream's decode actors, nothing behind them."""
     stream: float
-    """The same clips through Ray Data into trainers that take and drop, from their first batch on."""
+    """The same clips through Ray Data into trainers that take and drop."""
     first_batch_s: float
     """Seconds from the stream's start to its first batch."""
 
 
 def rounds(run: RunConfig, *, manifest_path: Path, count: int, clips: int) -> list[FeedRound]:
     """Measure `count` rounds of about `clips` clips on the connected cluster."""
-    steps = max(2, -(-clips // run.train.clips))
+    steps = max(8, -(-clips // run.train.clips))
     short = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps))
     return [_round(short, manifest_path) for _ in range(count)]
 
@@ -40,10 +40,10 @@ def _round(run: RunConfig, manifest_path: Path) -> FeedRound:
 
 
 def decode_alone(run: RunConfig, manifest_path: Path) -> float:
-    """Clips per second of `cluster.decoders` decoders with nothing behind them; their start-up is not counted."""
+    """Clips per second of `cluster.decoders` decoders with nothing behind them, over what `stream_alone` times."""
     tape = Tape(run, manifest.read(manifest_path))
     blocks = [range(i, i + run.micro_batch) for i in range(0, run.samples, run.micro_batch)]
-    lock, ready = threading.Lock(), threading.Barrier(run.cluster.decoders + 1)
+    lock, ready, done = threading.Lock(), threading.Barrier(run.cluster.decoders), list[float]()
 
     def work() -> None:
         with Decoder(run.data) as decoder:
@@ -55,34 +55,32 @@ def decode_alone(run: RunConfig, manifest_path: Path) -> float:
                         return
                     block = blocks.pop(0)
                 decoder.clips([tape.spec(i) for i in block], tape.spec)
+                done.append(time.monotonic())
 
     threads = [threading.Thread(target=work) for _ in range(run.cluster.decoders)]
     for thread in threads:
         thread.start()
-    ready.wait()
-    began = time.monotonic()
     for thread in threads:
         thread.join()
-    return run.samples / (time.monotonic() - began)
+    quarter = len(done) // 4
+    return (len(done) - 1 - quarter) * run.micro_batch / (done[-1] - done[quarter])
 
 
 def stream_alone(run: RunConfig, manifest_path: Path) -> tuple[float, float]:
-    """Clips per second of the stream into null trainers after their first batch, and seconds to that batch."""
+    """Clips per second of the stream into null trainers, and seconds to its first batch.
+
+    The rate is of the last three quarters: what was decoded ahead of the first batch must not count.
+    """
     splits = stream(run, manifest_path=manifest_path, start=0).streaming_split(run.ranks, equal=True)
     began = time.time()
-    results = ray.get([_drain.remote(split, run.micro_batch, run.cluster.prefetch) for split in splits])
-    first = max(r[0] for r in results)
-    clips = sum(r[2] for r in results)
-    return clips / (max(r[1] for r in results) - first), first - began
+    taken = ray.get([_drain.remote(split, run.micro_batch, run.cluster.prefetch) for split in splits])
+    quarter = len(taken[0]) // 4
+    from_s, to_s = max(times[quarter] for times in taken), max(times[-1] for times in taken)
+    clips = sum(len(times) - 1 - quarter for times in taken) * run.micro_batch
+    return clips / (to_s - from_s), max(times[0] for times in taken) - began
 
 
 @ray.remote(num_cpus=0)
-def _drain(split: ray.data.DataIterator, size: int, prefetch: int) -> tuple[float, float, int]:
-    """Take and drop; (time of the first batch, time of the end, clips after the first batch)."""
-    first, clips = 0.0, 0
-    for batch in split.iter_batches(batch_size=size, prefetch_batches=prefetch, batch_format="numpy"):
-        if not first:
-            first = time.time()
-        else:
-            clips += len(batch["index"])
-    return first, time.time(), clips
+def _drain(split: ray.data.DataIterator, size: int, prefetch: int) -> list[float]:
+    """Take and drop; the time of each batch."""
+    return [time.time() for _ in split.iter_batches(batch_size=size, prefetch_batches=prefetch, batch_format="numpy")]

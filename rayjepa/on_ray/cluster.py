@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 from rayjepa.config import RunConfig
 
@@ -34,15 +35,24 @@ def address_of(run: RunConfig) -> str | None:
 
 
 @contextmanager
-def cluster(run: RunConfig) -> Iterator[None]:
+def cluster(run: RunConfig, *, logs: Path | None = None) -> Iterator[None]:
     """Connect this process to the run's cluster; an embedded one ends with the block, its temp folder too.
 
+    What Ray's nodes tell the driver goes to `logs`/messages.txt and not into the display (an attempt's record says why
+    its workers ended). If the block fails, what an embedded cluster's processes wrote is kept in `logs` too.
     Raises:  RuntimeError if the cluster cannot be reached, or cannot hold the run: with the numbers and the knobs.
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     address = address_of(run)
-    with _attached(address) if address else _embedded(run):
+    if logs is not None:
+        logs.mkdir(parents=True, exist_ok=True)
+    # Ray prints such messages from a thread to what is sys.stdout then; there is no switch for it in 2.60.
+    with (
+        (logs / "messages.txt" if logs else Path(os.devnull)).open("a") as messages,
+        redirect_stdout(messages),
+        _attached(address) if address else _embedded(run, logs),
+    ):
         _check_room(run)
         yield
 
@@ -66,7 +76,7 @@ def _attached(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _embedded(run: RunConfig) -> Iterator[None]:
+def _embedded(run: RunConfig, logs: Path | None) -> Iterator[None]:
     """A cluster of this process: own temp folder and ports, own token, logical CPUs as the run needs them."""
     _check_machine(run)
     # A token of our own, in this process tree only: Ray would otherwise write one to the user's home.
@@ -87,6 +97,11 @@ def _embedded(run: RunConfig) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
         yield
+    except RuntimeError:
+        if logs is not None:
+            shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            log.error("what the workers wrote is in %s", logs)
+        raise
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
