@@ -23,7 +23,7 @@ def pretrain(preset: str, overrides: Mapping[str, object]) -> int:
     run = resolve(preset, overrides)
     videos = videos_of(run)
     run_dir, run = folder.create(run, videos, preset=Path(preset).stem)
-    return _train(run, run_dir)
+    return _train(run, run_dir, videos)
 
 
 def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
@@ -31,7 +31,7 @@ def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
     run, changed = folder.reopen(run_dir, overrides)
     for line in changed:
         log.info("changed on resume: %s", line)
-    return _train(run, run_dir.resolve())
+    return _train(run, run_dir.resolve(), manifest.read(run_dir / "manifest.parquet"))
 
 
 def videos_of(run: RunConfig) -> Manifest:
@@ -75,12 +75,14 @@ def _counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         log.info("%s: %d %s in %.1f s", what, seen[0], unit, time.monotonic() - began)
 
 
-def _train(run: RunConfig, run_dir: Path) -> int:
+def _train(run: RunConfig, run_dir: Path, videos: Manifest) -> int:
     from rayjepa.report import write_report
     from rayjepa.train.schedules import warnings_for
 
     owner = folder.claim(run_dir)
     log.info("run %s", run_dir)
+    for line in _derived(run, videos):
+        log.info("%s", line)
     for line in warnings_for(run):
         log.warning("warning: %s", line)
     with _stop_on_signal(run_dir) as stopped:
@@ -108,6 +110,24 @@ def _train(run: RunConfig, run_dir: Path) -> int:
         run_dir,
     )
     return 130 if stopped.is_set() else 1
+
+
+def _derived(run: RunConfig, videos: Manifest) -> list[str]:
+    """What follows from the knobs, to be read before hours are spent on it."""
+    from rayjepa.model import sizes
+
+    slots, height, width = run.grid
+    grid = f"{slots} x {height} x {width} = {slots * height * width} tokens"
+    encoder, predictor = (f"{count:,}" for count in sizes(run))
+    data, train = run.data, run.train
+    engine = f"DeepSpeed ZeRO-{run.zero.stage}" if train.engine == "zero" else "plain PyTorch"
+    passes = run.samples / max(len(videos.train_rows), 1)
+    return [
+        f"clip: {data.frames} frames at {data.fps:g} fps, {data.size_px} px: {grid}",
+        f"model: encoder {encoder} parameters, predictor {predictor}; {engine}, {train.precision}",
+        f"step: {train.clips} clips = {run.ranks} rank(s) x {run.micro_batch} x {train.accumulation} micro-batch(es)",
+        f"run: {train.steps} steps = {run.samples:,} samples = {passes:.1f} passes over the training videos",
+    ]
 
 
 def _on_ray(run: RunConfig, run_dir: Path, owner: str) -> Outcome:

@@ -1,6 +1,6 @@
 """Encoder, predictor and target, and how a prediction is made of them."""
 
-from rayjepa.model.jepa import Jepa, Prediction, Term, build
+from rayjepa.model.jepa import Jepa, Prediction, Term, build, sizes
 from rayjepa.model.predictor import Predictor
 from rayjepa.model.target import Target, make_target
 from rayjepa.model.vit import Levels, Tokeniser, Vit
@@ -16,4 +16,5 @@ __all__ = [
     "Vit",
     "build",
     "make_target",
+    "sizes",
 ]

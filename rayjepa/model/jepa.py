@@ -94,3 +94,11 @@ def build(run: RunConfig) -> Jepa:
     jepa = jepa.to_empty(device="cpu")
     jepa.initialise(run.seed % 2**63)  # a seed of PyTorch's generator has 64 bits and a sign
     return jepa
+
+
+def sizes(run: RunConfig) -> tuple[int, int]:
+    """Trainable parameters of the encoder and of the predictor; no memory is taken."""
+    with torch.device("meta"):
+        jepa = Jepa(run)
+    encoder, predictor = (sum(p.numel() for p in part.parameters()) for part in (jepa.encoder, jepa.predictor))
+    return encoder, predictor
