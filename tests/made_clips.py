@@ -9,10 +9,10 @@ from torch import Tensor
 from rayjepa.config import RunConfig
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import ClipSpec, Window
+from rayjepa.data.tape import micro_batch_ids
 from rayjepa.masks import splits_for
 from rayjepa.objective import score
 from rayjepa.train.engine import Step
-from rayjepa.train.meter import micro_batch_ids
 from rayjepa.views import to_views
 
 SPOILS = {

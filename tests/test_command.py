@@ -87,6 +87,16 @@ def test_a_stopped_run_goes_on_where_it_stood(videos: Path, tmp_path: Path) -> N
     assert [x["loss/latent"] for x in whole] == [x["loss/latent"] for x in parts]
 
 
+def test_a_finished_run_is_not_started_again_but_may_train_on(videos: Path, tmp_path: Path, capfd, caplog) -> None:
+    caplog.set_level("INFO")
+    assert main(["pretrain", *TINY, f"data.videos={videos}", f"out={tmp_path}", "name=one"]) == 0
+    assert main(["pretrain", "--resume", str(tmp_path / "one")]) == 0
+    assert "has finished all of train.steps=3" in said(capfd, caplog)
+    assert len(read_history(tmp_path / "one").attempts) == 1
+    assert main(["pretrain", "--resume", str(tmp_path / "one"), "train.steps=5"]) == 0
+    assert coverage(tmp_path / "one", 20) == ([], [])
+
+
 def test_a_resume_may_not_change_what_was_trained(videos: Path, tmp_path: Path, capfd, caplog) -> None:
     assert main(["pretrain", *TINY, f"data.videos={videos}", f"out={tmp_path}", "name=one"]) == 0
     assert main(["pretrain", "--resume", str(tmp_path / "one"), "model.depth=3"]) == 2

@@ -9,12 +9,13 @@ from made_clips import made_clips, made_spec, made_stream
 from rayjepa.config import RunConfig, resolve
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import Failure
+from rayjepa.data.tape import micro_batch_ids
 from rayjepa.model import build
 from rayjepa.train.checkpoint import restart_point, restore, save
 from rayjepa.train.history import History, begin_attempt, coverage, read_history
 from rayjepa.train.ledger import Ledger
 from rayjepa.train.loop import train
-from rayjepa.train.meter import Metrics, micro_batch_ids
+from rayjepa.train.meter import Metrics
 from rayjepa.train.plain import PlainEngine
 from rayjepa.train.schedules import learning_rate
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rayjepa.config import DataConfig
 from rayjepa.data import synthetic
 from rayjepa.data.columns import SCHEMA
-from rayjepa.data.manifest import SPLIT_FROM, Manifest, index, read, write
+from rayjepa.data.manifest import SPLIT_FROM, Manifest, _split, index, read, write
 from rayjepa.data.sources import list_videos
 
 CFG = DataConfig(frames=4, fps=8.0, size_px=32)
@@ -243,13 +243,18 @@ def test_the_split_of_a_video_depends_on_its_path_alone(videos: Path, tmp_path: 
     for i in range(10):
         (tmp_path / f"{i:02d}.mp4").unlink()
     small = index(tmp_path, cfg=cfg, processes=2)
-    assert 0 < len(large.holdout_rows) < len(large) / 2
+    assert 0 < len(large.holdout_rows) < len(large)  # the folder's own name is hashed too: no share is sure of 30
     assert len(large.train_rows) + len(large.holdout_rows) == len(large)
     assert large.column("split").to_pylist()[10:] == small.column("split").to_pylist()
     (tmp_path / "10.mp4").unlink()
     few = index(tmp_path, cfg=cfg, processes=2)
     assert len(few.holdout_rows) == 0
     assert "health is measured on training videos" in few.summary()
+
+
+def test_the_share_held_out_is_the_configured_one() -> None:
+    column = _split([f"/videos/{i}.mp4" for i in range(2000)], usable=2000, holdout=0.3)
+    assert column.to_pylist().count("holdout") == pytest.approx(600, abs=60)
 
 
 @given(cuts=st.lists(st.integers(0, 12), max_size=4))

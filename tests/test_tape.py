@@ -16,7 +16,7 @@ from rayjepa.config import RunConfig, resolve
 from rayjepa.data.columns import SCHEMA
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.permutation import permute
-from rayjepa.data.tape import Tape, micro_batch_indices
+from rayjepa.data.tape import Tape, micro_batch_ids
 
 # ---------------------------------------------------------------- permutation
 
@@ -259,7 +259,7 @@ def test_the_blocks_of_a_step_are_its_samples_in_order(world: int, accumulation:
     for step in range(start, 20):
         for a in range(accumulation):
             for rank in range(world):
-                block = micro_batch_indices(run, rank=rank, step=step, micro=a)
+                block = micro_batch_ids(run, world=world, rank=rank, step=step, micro=a)
                 assert len(block) == run.micro_batch == micro
                 taken += block
     assert taken == list(range(start * clips, 20 * clips))
@@ -271,4 +271,4 @@ def test_the_blocks_of_a_step_are_its_samples_in_order(world: int, accumulation:
 )
 def test_a_block_outside_the_run_is_refused(rank: int, step: int, micro: int, message: str) -> None:
     with pytest.raises(IndexError, match=message):
-        micro_batch_indices(run_of(), rank=rank, step=step, micro=micro)
+        micro_batch_ids(run_of(), world=2, rank=rank, step=step, micro=micro)

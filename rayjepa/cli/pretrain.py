@@ -31,6 +31,9 @@ def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
     run, changed = folder.reopen(run_dir, overrides)
     for line in changed:
         log.info("changed on resume: %s", line)
+    if _finished(run_dir) >= run.train.steps:
+        log.info("%s has finished all of train.steps=%d; a larger one trains on", run_dir, run.train.steps)
+        return 0
     return _train(run, run_dir.resolve(), manifest.read(run_dir / "manifest.parquet"))
 
 

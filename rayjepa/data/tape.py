@@ -163,18 +163,26 @@ class Tape:
         )
 
 
-def micro_batch_indices(run: RunConfig, *, rank: int, step: int, micro: int) -> range:
-    """Sample indices that `rank` takes as its micro-batch number `micro` of `step`.
+def micro_batch_ids(run: RunConfig, *, world: int, rank: int, step: int, micro: int) -> range:
+    """Sample indices that `rank` of `world` takes as its micro-batch number `micro` of `step`.
 
-    A step's samples [s*B, (s+1)*B) are dealt by micro-batch, then by rank: W ranks read consecutive blocks of the tape.
-    Raises:  IndexError if a coordinate is outside the run.
+    A step's samples [s*B, (s+1)*B) are dealt by micro-batch, then by rank: ranks read consecutive blocks of the tape.
+    Raises:  IndexError if a coordinate is outside the run; ValueError if train.clips is not a multiple of
+             world x train.accumulation.
     """
-    sizes = {"rank": (rank, run.ranks), "micro": (micro, run.train.accumulation), "step": (step, run.train.steps)}
+    sizes = {"rank": (rank, world), "micro": (micro, run.train.accumulation), "step": (step, run.train.steps)}
     for name, (value, size) in sizes.items():
         if not 0 <= value < size:
             raise IndexError(f"{name}={value} is not in [0, {size})")
-    first = step * run.train.clips + (micro * run.ranks + rank) * run.micro_batch
-    return range(first, first + run.micro_batch)
+    shares = world * run.train.accumulation
+    if run.train.clips % shares:
+        raise ValueError(
+            f"train.clips={run.train.clips} is not a multiple of {world} rank(s) x "
+            f"train.accumulation={run.train.accumulation}; change cluster.workers or train.accumulation"
+        )
+    size = run.train.clips // shares
+    first = step * run.train.clips + (micro * world + rank) * size
+    return range(first, first + size)
 
 
 def _words(key: bytes, index: int, attempt: int) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rayjepa.config import RunConfig
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import ClipSpec
+from rayjepa.data.tape import micro_batch_ids
 from rayjepa.train.engine import Engine, Step, gather_objects, gather_rows
 from rayjepa.train.history import Range, merge
 
@@ -45,22 +46,6 @@ class _Row:
     took_s: float = 0.0
     refused: str | None = None
     host: dict[str, float] = field(default_factory=dict)
-
-
-def micro_batch_ids(run: RunConfig, *, world: int, rank: int, step: int, micro: int) -> range:
-    """Samples of one micro-batch: blocks of a step are dealt to the ranks in turn (design, decision 1).
-
-    Raises:  ValueError if train.clips is not a multiple of ranks x train.accumulation.
-    """
-    shares = world * run.train.accumulation
-    if run.train.clips % shares:
-        raise ValueError(
-            f"train.clips={run.train.clips} is not a multiple of {world} rank(s) x "
-            f"train.accumulation={run.train.accumulation}; change cluster.workers or train.accumulation"
-        )
-    size = run.train.clips // shares
-    first = step * run.train.clips + (micro * world + rank) * size
-    return range(first, first + size)
 
 
 class Meter:

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +75,14 @@ def _train(
     held_out = HeldOut(run, tape, rank=engine.rank, world=engine.world, device=engine.device)
     board = open_board(run_dir, start=attempt.start) if run.report.tensorboard and engine.rank == 0 else None
     lines = History(run_dir, attempt=attempt.attempt, rank=engine.rank, board=board)
-    saved: list[Path] = []
+    write = partial(checkpoint.save, engine, run_dir, run, attempt=attempt.attempt, fingerprint=tape.fingerprint)
+    newest = run_dir / attempt.checkpoint if attempt.checkpoint else None
 
     def save(*, finished: int, ledger: Ledger) -> Path:
+        nonlocal newest
         progress.say("saving")
-        saved.append(
-            checkpoint.save(
-                engine,
-                run_dir,
-                run,
-                attempt=attempt.attempt,
-                finished=finished,
-                ledger=ledger,
-                fingerprint=tape.fingerprint,
-            )
-        )
-        return saved[-1]
+        newest = write(finished=finished, ledger=ledger)
+        return newest
 
     def health(finished: int) -> Mapping[str, Any]:
         values = held_out.examine(engine.target)
@@ -102,6 +95,7 @@ def _train(
         report(dict(metrics), folder)
 
     progress.say("waiting for the first clips")
+    reason = ""
     try:
         finished = train(
             engine,
@@ -117,11 +111,8 @@ def _train(
         )
     except StopRun as stop:
         lines.flush()
-        finished, reason = checkpoint.finished_steps(saved[-1]) if saved else attempt.start, str(stop)
-    else:
-        reason = ""
-    last = saved[-1] if saved else attempt.checkpoint and run_dir / attempt.checkpoint
-    return Outcome(finished=finished, checkpoint=str(last) if last else None, reason=reason)
+        finished, reason = checkpoint.finished_steps(newest) if newest else 0, str(stop)
+    return Outcome(finished=finished, checkpoint=str(newest) if newest else None, reason=reason)
 
 
 class Progress:
