@@ -22,7 +22,7 @@ from rayjepa.data.video import Probe
 
 REAL = Path(__file__).parents[2] / "shared" / "videos"
 CONFIG = DataConfig(frames=4, size_px=64, retries=1, substitutes=3)
-SHORT = {"spin": replace(CONFIG, decode_cpu_s=0.4), "hang": replace(CONFIG, decode_cpu_s=1.0, decode_wall_s=1.0)}
+SHORT = {"spin": replace(CONFIG, decode_cpu_s=0.4), "hang": replace(CONFIG, decode_cpu_s=2.0, decode_wall_s=2.0)}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_restarted_child_gives_the_same_bytes(videos: list[str]) -> None:
         ("exit", "crash", "exit 3"),
         ("memory", "crash", "memory limit"),
         ("spin", "deadline", "cpu deadline 0.4 s"),
-        ("hang", "deadline", "wall deadline 1 s"),
+        ("hang", "deadline", "wall deadline 2 s"),
     ],
 )
 def test_a_clip_that_ends_the_child_is_replaced_by_its_substitute(

@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
     home = tmp_path_factory.mktemp("stream")
     videos = synthetic.make(home, 24)
-    options = {"data.decode_cpu_s": 1, "data.decode_wall_s": 2, "data.retries": 0, "data.holdout": 0, "train.steps": 12}
+    options = {"data.decode_cpu_s": 4, "data.decode_wall_s": 8, "data.retries": 0, "data.holdout": 0, "train.steps": 12}
     run = resolve("tiny", {"data.videos": str(videos), "cluster.decoders": 2, **options})
     table = manifest.index(str(videos), cfg=run.data)
     manifest.write(table, home / "m.parquet")
