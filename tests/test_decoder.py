@@ -100,7 +100,7 @@ def test_a_clip_that_ends_the_child_is_replaced_by_its_substitute(
         result = decoder.clips(specs, lambda index, attempt: spec_for(videos[3], index, attempt))
         assert decoder.restarts == 1
         pid = decoder.child_pid
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # it takes 2 s; a machine may be loaded
     assert not is_running(pid)
     assert [spec.uri for spec in result.specs] == [videos[0], videos[3], videos[2], videos[3]]
     assert [spec.attempt for spec in result.specs] == [0, 1, 0, 0]
