@@ -167,10 +167,10 @@ def micro_batch_ids(run: RunConfig, *, world: int, rank: int, step: int, micro: 
     """Sample indices that `rank` of `world` takes as its micro-batch number `micro` of `step`.
 
     A step's samples [s*B, (s+1)*B) are dealt by micro-batch, then by rank: ranks read consecutive blocks of the tape.
-    Raises:  IndexError if a coordinate is outside the run; ValueError if train.clips is not a multiple of
-             world x train.accumulation.
+    Raises:  IndexError if rank or micro is out of range (`spec` raises it for a step past the end); ValueError if
+             train.clips is not a multiple of world x train.accumulation.
     """
-    sizes = {"rank": (rank, world), "micro": (micro, run.train.accumulation), "step": (step, run.train.steps)}
+    sizes = {"rank": (rank, world), "micro": (micro, run.train.accumulation)}
     for name, (value, size) in sizes.items():
         if not 0 <= value < size:
             raise IndexError(f"{name}={value} is not in [0, {size})")
