@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ray
@@ -46,22 +47,28 @@ def decode_alone(run: RunConfig, manifest_path: Path) -> float:
     lock, ready, done = threading.Lock(), threading.Barrier(run.cluster.decoders), list[float]()
 
     def work() -> None:
-        with Decoder(run.data) as decoder:
-            decoder.clips([tape.spec(0)], tape.spec)
-            ready.wait()
-            while True:
-                with lock:
-                    if not blocks:
-                        return
-                    block = blocks.pop(0)
-                decoder.clips([tape.spec(i) for i in block], tape.spec)
-                done.append(time.monotonic())
+        try:
+            with Decoder(run.data) as decoder:
+                decoder.clips([tape.spec(0)], tape.spec)
+                ready.wait()
+                while True:
+                    with lock:
+                        if not blocks:
+                            return
+                        block = blocks.pop(0)
+                    decoder.clips([tape.spec(i) for i in block], tape.spec)
+                    done.append(time.monotonic())
+        except BaseException:
+            ready.abort()  # the others must not wait for this one
+            raise
 
-    threads = [threading.Thread(target=work) for _ in range(run.cluster.decoders)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(run.cluster.decoders) as pool:
+        threads = [pool.submit(work) for _ in range(run.cluster.decoders)]
+    failed = [
+        error for t in threads if (error := t.exception()) and not isinstance(error, threading.BrokenBarrierError)
+    ]
+    if failed:
+        raise failed[0]
     quarter = len(done) // 4
     return (len(done) - 1 - quarter) * run.micro_batch / (done[-1] - done[quarter])
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 from rayjepa.config import RunConfig
@@ -98,8 +98,10 @@ def _embedded(run: RunConfig, logs: Path | None) -> Iterator[None]:
         )
         yield
     except RuntimeError:
-        if logs is not None:
-            shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        written = Path(folder) / "session_latest" / "logs"
+        if logs is not None and written.is_dir():
+            with suppress(OSError):  # a file that goes while it is copied must not hide why the run failed
+                shutil.copytree(written, logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
             log.error("what the workers wrote is in %s", logs)
         raise
     finally:
