@@ -1,5 +1,6 @@
 """Small videos whose every frame carries its number, for the tests of decoding."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,7 +8,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from rayjepa.data.clip import ClipSpec, Window
+
 BITS = 8
+SIZE = 64
+"""Side of the squares that `clip_spec` asks for."""
 SQUARE = 16
 WIDTH, HEIGHT, FPS = BITS * SQUARE, 80, 24
 
@@ -23,11 +28,15 @@ def make_video(
     container: dict[str, str] | None = None,
     vfr: bool = False,
     late_s: float = 0.0,
+    ticks: int = 100,
 ) -> Path:
-    """A moving texture with the frame's number as light and dark squares along its upper edge."""
+    """A moving texture with the frame's number as light and dark squares along its upper edge.
+
+    Units:   `ticks` is the number of time units per frame; encoders of fixed frame rates need 1.
+    """
     width, height = size
     texture = np.random.default_rng(0).integers(60, 190, (30, 30, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    unit = Fraction(1, FPS * 100)
+    unit = Fraction(1, FPS * ticks)
     pts = int(late_s / unit)
     with av.open(str(path), "w", options=container or {}) as file:
         stream = file.add_stream(codec, rate=FPS, options={"g": "12", "bf": "2", "threads": "1", **(options or {})})
@@ -39,10 +48,20 @@ def make_video(
                 picture[:SQUARE, SQUARE * bit : SQUARE * (bit + 1)] = 235 if number >> bit & 1 else 16
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
             frame.pts, frame.time_base = pts, unit
-            pts += 400 if vfr and number % 5 == 0 else 100
+            pts += ticks * (4 if vfr and number % 5 == 0 else 1)
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return path
+
+
+def clip_spec(**fields: object) -> ClipSpec:
+    """Six frames at 8 per second of a random crop, but for `fields`."""
+    window = Window(size_px=SIZE, scale=(0.3, 1.0), aspect=(0.75, 1.35), seed=1)
+    plain = ClipSpec(
+        index=0, attempt=0, stream="test", video=0, uri="", start_s=0.0, frames=6, fps=8.0,
+        window=window, pixels="i420", flip=False, mask_seed=0, view_seed=0,
+    )  # fmt: skip
+    return replace(plain, **fields)
 
 
 def number_in(luma: NDArray[np.uint8]) -> int:

@@ -1,6 +1,6 @@
 """Clips of noise that depend on the sample index alone, and steps on them, for the tests of the training floor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rayjepa.config import RunConfig
 from rayjepa.data.batch import ClipBatch
-from rayjepa.data.clip import ClipSpec, Window
+from rayjepa.data.clip import ClipSpec, Layout, Window
 from rayjepa.data.tape import micro_batch_ids
 from rayjepa.masks import splits_for
 from rayjepa.objective import score
@@ -49,7 +49,12 @@ def made_clips(run: RunConfig, ids: range) -> ClipBatch:
         torch.randint(0, 256, (s.nbytes,), generator=torch.Generator().manual_seed(s.index), dtype=torch.uint8)
         for s in specs
     ]
-    return ClipBatch(index=torch.tensor(list(ids)), pixels=torch.stack(rows), specs=specs)
+    return ClipBatch(index=torch.tensor(list(ids)), pixels=torch.stack(rows), layout=square(specs), specs=specs)
+
+
+def square(specs: Sequence[ClipSpec]) -> Tensor:
+    """Layouts of BT.601 clips in limited range that fill their canvas."""
+    return torch.tensor([Layout(0, 0, *s.window.canvas, 0) for s in specs], dtype=torch.int32)
 
 
 def made_stream(run: RunConfig, *, rank: int = 0, world: int = 1, start: int = 0) -> Iterator[ClipBatch]:
@@ -64,7 +69,7 @@ def take_step(engine: Any, run: RunConfig, step: int, *, spoil: str = "", stop: 
     for micro in range(run.train.accumulation):
         clips = made_clips(run, micro_batch_ids(run, world=engine.world, rank=engine.rank, step=step, micro=micro))
         splits = splits_for(run, step=step, specs=clips.specs)
-        prediction = engine.forward(to_views(clips, device="cpu"), splits, clips.index)
+        prediction = engine.forward(to_views(clips, run, device="cpu"), splits, clips.index)
         loss = score(prediction, run.objective).loss / run.train.accumulation
         total += loss.item()
         if spoil and micro == 0 and engine.rank == engine.world - 1:

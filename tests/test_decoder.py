@@ -84,9 +84,9 @@ def test_a_restarted_child_gives_the_same_bytes(videos: list[str]) -> None:
     [
         ("segv", "crash", "SIGSEGV"),
         ("exit", "crash", "exit 3"),
-        ("memory", "crash", "memory limit"),
-        ("spin", "deadline", "cpu deadline 0.4 s"),
-        ("hang", "deadline", "wall deadline 2 s"),
+        ("memory", "crash", "memory limit (data.decode_memory_gib)"),
+        ("spin", "deadline", "cpu deadline 0.4 s (data.decode_cpu_s)"),
+        ("hang", "deadline", "wall deadline 2 s (data.decode_wall_s)"),
     ],
 )
 def test_a_clip_that_ends_the_child_is_replaced_by_its_substitute(
@@ -183,6 +183,38 @@ def test_a_probe_says_what_is_in_a_file_or_why_nothing_is(videos: list[str], tmp
     common = {"index": -1, "attempt": 0, "video": -1, "stage": "open"}
     assert bad == Failure(**common, uri=str(empty), kind="content", reason="empty file")
     assert gone == Failure(**common, uri="/gone.mp4", kind="io", reason="No such file or directory")
+
+
+def test_a_full_decode_counts_what_is_damaged_and_says_whether_seeks_are_exact(
+    videos: list[str], tmp_path: Path
+) -> None:
+    with Decoder(CONFIG) as decoder:
+        good, probed = decoder.verify(videos[0]), decoder.probe(videos[0])
+        bad = decoder.verify(str(bad_video(tmp_path, "flipped", Path(videos[0]))))
+        assert decoder.restarts == 0
+    assert isinstance(good, Probe)
+    assert isinstance(probed, Probe)
+    assert (probed.seek, probed.damaged) == ("planned", None)
+    assert good == replace(probed, damaged=0)
+    assert isinstance(bad, Failure)
+    assert bad.kind == "content"
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"max_file_gib": 2**-20}, "data.max_file_gib=9.53674e-07"),
+        ({"max_frame_px": 10_000}, "a frame of 128 x 80 pixels is above data.max_frame_px=10000"),
+        ({"max_video_h": 1e-4}, "data.max_video_h=0.0001"),
+        ({"max_packets": 3}, "data.max_packets=3"),
+    ],
+)
+def test_each_limit_is_kept_and_named(videos: list[str], limit: dict[str, float], reason: str) -> None:
+    with Decoder(replace(CONFIG, **limit)) as decoder:
+        with pytest.raises(RuntimeError) as error:
+            decoder.clips([spec_for(videos[0])], lambda index, attempt: spec_for(videos[0], index, attempt))
+        assert decoder.restarts == 0
+    assert reason in str(error.value)
 
 
 def test_the_child_has_given_up_what_it_does_not_need(videos: list[str]) -> None:

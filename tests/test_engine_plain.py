@@ -40,7 +40,7 @@ def test_three_steps_equal_a_training_loop_written_out() -> None:
     for step in range(3):
         for first in (step * 4, step * 4 + 2):
             clips = made_clips(run, range(first, first + 2))
-            views, loss = to_views(clips, device=CPU), torch.zeros(())
+            views, loss = to_views(clips, run, device=CPU), torch.zeros(())
             splits = splits_for(run, step=step, specs=clips.specs)
             with torch.no_grad():
                 tokens, at = target.patch_embed(views)
@@ -97,7 +97,7 @@ def test_bf16_computes_in_bf16_over_float32_parameters_and_target() -> None:
     run = _run(train__precision="bf16")
     engine = _engine(run)
     clips = made_clips(run, range(2))
-    prediction = engine.forward(to_views(clips, device=CPU), splits_for(run, step=0, specs=clips.specs))
+    prediction = engine.forward(to_views(clips, run, device=CPU), splits_for(run, step=0, specs=clips.specs))
     assert prediction.terms[0].prediction.dtype == torch.bfloat16
     assert take_step(engine, run, 0)[0].refused is None
     assert {tensor.dtype for tensor in snapshot(engine).values()} == {torch.float32}

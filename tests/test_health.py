@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from made_clips import square
 
 from rayjepa.config import RunConfig, resolve
 from rayjepa.data.batch import ClipBatch
@@ -82,19 +83,25 @@ def held_out(run: RunConfig, clips: int) -> list[ClipBatch]:
     pixels = torch.randint(0, 256, (clips, specs[0].nbytes), generator=torch.Generator().manual_seed(4)).to(torch.uint8)
     rows = range(0, clips, 2)
     return [
-        ClipBatch(index=torch.arange(i, i + 2), pixels=pixels[i : i + 2], specs=tuple(specs[i : i + 2])) for i in rows
+        ClipBatch(
+            index=torch.arange(i, i + 2),
+            pixels=pixels[i : i + 2],
+            layout=square(specs[i : i + 2]),
+            specs=tuple(specs[i : i + 2]),
+        )
+        for i in rows
     ]
 
 
 def test_a_clips_feature_is_the_mean_over_tokens_of_the_targets_last_level() -> None:
     run = resolve("tiny", {"cluster.workers": 0})
     target, batches = make_target(build(run).encoder), held_out(run, 6)
-    found = clip_features(target, batches, device="cpu")
+    found = clip_features(target, batches, run, device="cpu")
     assert found.shape == (6, run.model.width)
     assert not found.requires_grad
-    (level,) = target(to_views(batches[1], device="cpu"))
+    (level,) = target(to_views(batches[1], run, device="cpu"))
     torch.testing.assert_close(found[2:4], level.mean(dim=1))
-    assert clip_features(target, [], device="cpu").shape == (0, run.model.width)
+    assert clip_features(target, [], run, device="cpu").shape == (0, run.model.width)
 
 
 def test_the_floor_is_an_encoder_of_the_same_shape_from_another_seed() -> None:
@@ -103,7 +110,7 @@ def test_the_floor_is_an_encoder_of_the_same_shape_from_another_seed() -> None:
     names = [(name, p.shape) for name, p in floor.named_parameters()]
     assert names == [(name, p.shape) for name, p in start.named_parameters()]
     assert not torch.equal(floor.encoder.patch_embed.proj.weight, start.encoder.patch_embed.proj.weight)
-    gauges = examine(clip_features(floor, held_out(run, 8), device="cpu"))
+    gauges = examine(clip_features(floor, held_out(run, 8), run, device="cpu"))
     assert 1 <= gauges["collapse/rankme"] <= gauges["collapse/rankme_ceiling"] == 8
 
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from footage import make_video
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +44,7 @@ def table(n: int, **columns: list[object]) -> pa.Table:
         "fps": [24.0] * n,
         "duration_s": [5.0 + i for i in range(n)],
         "frames": [120] * n,
+        "seek": ["planned"] * n,
         "split": ["train"] * n,
         "status": ["ok"] * n,
     }
@@ -190,6 +193,40 @@ def test_a_folder_of_broken_videos_is_refused_with_reasons_and_names(tmp_path: P
         indexed(tmp_path)
 
 
+def test_the_index_says_how_clips_are_read_and_nothing_of_what_it_did_not_decode(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", frames=12)
+    make_video(tmp_path / "b.ts", frames=12)
+    manifest = indexed(tmp_path)
+    assert manifest.column("seek").to_pylist() == ["planned", "linear"]
+    assert manifest.linear.tolist() == [False, True]
+    assert manifest.column("damaged").to_pylist() == [None, None]
+    assert manifest.column("origin").to_pylist() == [None, None]
+    assert "seeks: 1 usable videos are read from their first packet on" in manifest.summary()
+    assert "decoded in full" not in manifest.summary()
+
+
+def test_a_full_verify_finds_what_one_frame_does_not_show(tmp_path: Path) -> None:
+    good = make_video(tmp_path / "good.mp4", frames=48, container={"movflags": "+faststart"})
+    data = np.frombuffer(good.read_bytes(), np.uint8).copy()
+    middle = len(data) // 2
+    hurt, ruined = data.copy(), data.copy()
+    hurt[middle : middle + 60] = 0
+    ruined[middle - len(data) // 6 :] = 0
+    (tmp_path / "hurt.mp4").write_bytes(hurt.tobytes())
+    (tmp_path / "ruined.mp4").write_bytes(ruined.tobytes())
+    names = ["good.mp4", "hurt.mp4", "ruined.mp4"]
+    quick, full = (indexed(tmp_path, verify=verify) for verify in ("quick", "full"))
+    assert [Path(uri).name for uri in full.column("uri").to_pylist()] == names
+    assert quick.usable.tolist() == [True, True, True]
+    assert full.usable.tolist() == [True, True, False]
+    assert full.column("damaged")[0].as_py() == 0
+    assert full.column("damaged")[1].as_py() >= 1
+    assert full.column("damaged")[2].as_py() is None
+    assert "damaged" in full.column("reason")[2].as_py()
+    assert re.search(r"decoded in full: 2 usable videos, \d+ damaged packet\(s\) in 1 of them", full.summary())
+    assert full.fingerprint != quick.fingerprint  # a video that fails is drawn no more
+
+
 # ---------------------------------------------------------------- labels
 
 
@@ -335,7 +372,7 @@ def test_what_is_not_a_manifest_is_refused_with_the_columns_at_fault(tmp_path: P
     with pytest.raises(ValueError, match="right columns, but no format version"):
         read(path)
     pq.write_table(table(1).replace_schema_metadata({"rayjepa.manifest": "99"}), path)
-    with pytest.raises(ValueError, match="format version 99, and this code reads 1"):
+    with pytest.raises(ValueError, match="format version 99, and this code reads 2"):
         read(path)
 
 
@@ -343,11 +380,13 @@ def test_what_is_not_a_manifest_is_refused_with_the_columns_at_fault(tmp_path: P
     ("column", "values", "message"),
     [
         ("split", ["train", "test"], "column split holds 'test'; allowed: train, holdout"),
-        ("status", ["ok", None], "column status holds None; allowed: ok, bad"),
+        ("status", ["ok", None], r"1 row\(s\) have no status"),
         ("duration_s", [1.0, None], r"1 row\(s\) have status ok, but no duration_s above 0"),
         ("duration_s", [0.0, float("inf")], r"2 row\(s\) have status ok, but no duration_s"),
         ("fps", [0.0, 1.0], r"1 row\(s\) have status ok, but no fps above 0"),
         ("uri", [None, "/a"], r"1 row\(s\) have no uri"),
+        ("seek", ["planned", None], r"1 row\(s\) have no seek"),
+        ("seek", ["planned", "exact"], "column seek holds 'exact'; allowed: planned, linear"),
     ],
 )
 def test_a_table_that_cannot_be_a_manifest_is_refused(column: str, values: list[object], message: str) -> None:

@@ -63,7 +63,9 @@ def test_permute_refuses_what_is_out_of_range(i: int, n: int) -> None:
 # ---------------------------------------------------------------- tape
 
 
-def manifest(durations_s: list[float], *, holdout: Collection[int] = (), bad: Collection[int] = ()) -> Manifest:
+def manifest(
+    durations_s: list[float], *, holdout: Collection[int] = (), bad: Collection[int] = (), linear: Collection[int] = ()
+) -> Manifest:
     rows = [
         {
             "uri": f"/videos/{i:05d}.mp4",
@@ -71,6 +73,7 @@ def manifest(durations_s: list[float], *, holdout: Collection[int] = (), bad: Co
             "fps": 24.0,
             "duration_s": duration,
             "frames": round(24 * duration),
+            "seek": "linear" if i in linear else "planned",
             "split": "holdout" if i in holdout else "train",
             "status": "bad" if i in bad else "ok",
         }
@@ -196,6 +199,51 @@ def test_a_sample_off_the_tape_is_refused(index: int, attempt: int) -> None:
 def test_a_tape_without_videos_is_refused_with_the_remedy(videos: Manifest, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Tape(run_of(data__short_videos="skip"), videos)
+
+
+# ---------------------------------------------------------------- several clips of one video
+
+
+@settings(max_examples=25, deadline=None)
+@given(k=st.integers(1, 5), videos=st.integers(1, 9), seed=st.integers(0, 99))
+def test_each_video_of_a_pass_gives_its_clips_in_a_row_and_comes_once(k: int, videos: int, seed: int) -> None:
+    tape = Tape(run_of(data__clips_per_video=k, seed=seed), manifest([5.0] * videos))
+    for turn in range(3):
+        drawn = [tape.spec(turn * videos * k + i) for i in range(videos * k)]
+        rows = [[spec.video for spec in drawn[first : first + k]] for first in range(0, len(drawn), k)]
+        assert all(len(set(row)) == 1 for row in rows)
+        assert sorted(row[0] for row in rows) == list(range(videos))
+        places = {(spec.start_s, spec.window.seed, spec.mask_seed, spec.view_seed) for spec in drawn}
+        assert len(places) == len(drawn)
+
+
+@settings(max_examples=25, deadline=None)
+@given(k=st.integers(1, 5), world=st.sampled_from([1, 2, 4]), start=st.integers(0, 99), attempt=st.integers(0, 3))
+def test_with_several_clips_a_video_the_position_is_still_one_integer(
+    k: int, world: int, start: int, attempt: int
+) -> None:
+    sizes = {"data__clips_per_video": k, "train__clips": 4}
+    one = Tape(run_of(cluster__workers=1, **sizes), TEN)
+    other = pickle.loads(pickle.dumps(Tape(run_of(cluster__workers=world, cluster__decoders=3, **sizes), TEN)))
+    ids = [i for rank in range(world) for i in micro_batch_ids(other.run, world=world, rank=rank, step=start, micro=0)]
+    assert ids == list(range(4 * start, 4 * start + 4))
+    assert [other.spec(i, attempt) for i in reversed(ids)] == [one.spec(i, attempt) for i in reversed(ids)]
+
+
+def test_each_clip_of_a_bad_video_has_substitutes_of_its_own_among_all_others() -> None:
+    tape = Tape(run_of(data__clips_per_video=3), TEN)
+    walks = [[tape.spec(i, attempt).video for attempt in range(10)] for i in range(3)]
+    assert all(sorted(walk) == list(range(10)) for walk in walks)
+    assert len({walk[0] for walk in walks}) == 1
+    assert len({tuple(walk) for walk in walks}) > 1
+
+
+def test_a_spec_says_how_its_file_is_read() -> None:
+    tape = Tape(run_of(), manifest([5.0] * 4, linear={1, 2}))
+    assert {(s.video, s.seek) for s in map(tape.spec, range(4))} == {
+        (0, "planned"), (1, "linear"), (2, "linear"), (3, "planned"),
+    }  # fmt: skip
+    assert {(s.video, s.seek) for s in tape.held_out(4)} == {(s.video, s.seek) for s in map(tape.spec, range(4))}
 
 
 # ---------------------------------------------------------------- held-out clips

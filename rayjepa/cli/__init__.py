@@ -74,8 +74,32 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--labels", type=Path, help="CSV with a column `file` and label columns; default SOURCE/labels.csv"
     )
+    index.add_argument(
+        "--verify",
+        choices=("quick", "full"),
+        default="quick",
+        help="full: decode all frames once, mark what fails, count damage; default quick, one frame each",
+    )
     index.add_argument("overrides", nargs="*", metavar="key=value", help="data.* keys, such as data.holdout=0.05")
     index.set_defaults(verb=_index)
+
+    transcode = verbs.add_parser("transcode", help="make videos anew, small and fast to decode, with their manifest")
+    transcode.add_argument("source", help="manifest (.parquet), or what `rayjepa index` takes")
+    transcode.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new, empty, or to be continued")
+    transcode.add_argument(
+        "--short", type=int, default=288, metavar="PX", help="short side; never enlarged; default 288"
+    )
+    transcode.add_argument("--gop", type=int, default=16, help="frames from one key frame to the next; default 16")
+    transcode.add_argument("--b-frames", type=int, default=7, help="frames between two that others need; default 7")
+    transcode.add_argument("--crf", type=int, default=23, help="x264's quality, 0 to 51, lower is better; default 23")
+    transcode.add_argument("--x264-preset", default="veryfast", help="effort of the encoder; default veryfast")
+    transcode.add_argument("--tune", default="fastdecode", help="fastdecode or none; default fastdecode")
+    transcode.add_argument("--labels", type=Path, help="as of `rayjepa index`, if the source is no manifest")
+    transcode.add_argument("--clips", type=int, default=32, help="clips to measure the speed-up on; default 32")
+    transcode.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="data.* and cluster.* keys, such as cluster.decoders=16"
+    )
+    transcode.set_defaults(verb=_transcode)
 
     report = verbs.add_parser("report", help="write the page of a run")
     report.add_argument("run_dir", type=Path)
@@ -85,15 +109,56 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"))
     runs.set_defaults(verb=_runs)
 
-    bench = verbs.add_parser("bench", help="measure a part on this machine")
-    bench.add_argument("part", choices=["feed"], help="feed: decode alone, the stream, and a full run, in clips/s")
-    bench.add_argument("--preset", default="demo")
-    bench.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are printed")
-    bench.add_argument("--clips", type=int, default=480, help="clips a round")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    bench.add_argument("overrides", nargs="*", metavar="key=value")
-    bench.set_defaults(verb=_bench)
+    fuzz = verbs.add_parser("fuzz-decode", help="send damaged copies of videos through the stream, count their fates")
+    fuzz.add_argument("--files", type=int, default=2000, metavar="N", help="copies; default 2000")
+    fuzz.add_argument("--seed", type=int, default=0, help="of the damage; default 0")
+    fuzz.add_argument("--keep", type=Path, metavar="DIR", help="keep copies here that ended a decoder's child")
+    fuzz.add_argument("--again", type=Path, metavar="FILE", help="decode one kept copy once more, and nothing else")
+    fuzz.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    fuzz.add_argument("overrides", nargs="*", metavar="key=value")
+    fuzz.set_defaults(verb=_fuzz_decode)
+
+    _add_bench(verbs.add_parser("bench", help="measure a part on this machine"))
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    parts = bench.add_subparsers(title="parts", required=True, metavar="PART")
+
+    feed = parts.add_parser("feed", help="decode alone, the stream, and a full run, in clips/s")
+    feed.add_argument("--preset", default="demo")
+    feed.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are printed")
+    feed.add_argument("--clips", type=int, default=480, help="clips a round")
+    feed.set_defaults(verb=_bench_feed)
+
+    decode = parts.add_parser(
+        "decode", help="clips per CPU second by codec, size and key frames, beside other libraries"
+    )
+    decode.add_argument(
+        "--cells",
+        metavar="NAMES",
+        help="such as h264-360p-g60,hevc-*; default all 60; each is made once, in data.cache",
+    )
+    decode.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are printed")
+    decode.add_argument("--clips", type=int, default=3, help="clips of each cell in a round")
+    decode.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="interpreter that has tidy (PyAV and OpenCV), torchcodec or decord; default this one",
+    )
+    decode.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
+    decode.set_defaults(verb=_bench_decode)
+
+    soak = parts.add_parser(
+        "soak", help="does a decoder leak: memory and descriptors over many small clips, good and bad"
+    )
+    soak.add_argument("--clips", type=int, default=50_000, help="default 50000")
+    soak.set_defaults(verb=_bench_soak)
+    for part in (feed, decode, soak):
+        part.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+        part.add_argument("overrides", nargs="*", metavar="key=value")
 
 
 def _keys() -> str:
@@ -123,16 +188,31 @@ def _index(args: argparse.Namespace) -> int:
     from rayjepa.config import resolve
     from rayjepa.data import manifest
 
-    videos = indexed(args.source, resolve(None, overrides_from(args.overrides)).data, labels=args.labels)
+    videos = indexed(
+        args.source, resolve(None, overrides_from(args.overrides)).data, labels=args.labels, verify=args.verify
+    )
     manifest.write(videos, args.out)
     print(f"{videos.summary()}\nwrote {args.out}")
     return 0
 
 
-def _report(args: argparse.Namespace) -> int:
-    from rayjepa.report import write_report
+def _transcode(args: argparse.Namespace) -> int:
+    from rayjepa.cli.transcode import transcode
+    from rayjepa.data.recipe import Recipe
 
-    print(write_report(args.run_dir))
+    recipe = Recipe(
+        short_px=args.short, gop=args.gop, b_frames=args.b_frames, crf=args.crf, preset=args.x264_preset, tune=args.tune
+    )
+    return transcode(
+        args.source, overrides_from(args.overrides), out=args.out, recipe=recipe, labels=args.labels, clips=args.clips
+    )
+
+
+def _report(args: argparse.Namespace) -> int:
+    from rayjepa.report import printed, read_digest, write_report
+
+    path = write_report(args.run_dir)
+    print(f"{printed(read_digest(args.run_dir))}\n{path}")
     return 0
 
 
@@ -143,7 +223,40 @@ def _runs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bench(args: argparse.Namespace) -> int:
+def _fuzz_decode(args: argparse.Namespace) -> int:
+    from rayjepa.cli.fuzz import fuzz_decode
+
+    return fuzz_decode(
+        overrides_from(args.overrides),
+        files=args.files,
+        seed=args.seed,
+        keep=args.keep,
+        again=args.again,
+        out=args.json,
+    )
+
+
+def _bench_feed(args: argparse.Namespace) -> int:
     from rayjepa.cli.bench import feed
 
     return feed(args.preset, overrides_from(args.overrides), rounds=args.rounds, clips=args.clips, out=args.json)
+
+
+def _bench_decode(args: argparse.Namespace) -> int:
+    from rayjepa.cli.bench import decode
+
+    return decode(
+        overrides_from(args.overrides),
+        cells=args.cells,
+        peers=args.peer,
+        rounds=args.rounds,
+        clips=args.clips,
+        out=args.json,
+        plot=args.plot,
+    )
+
+
+def _bench_soak(args: argparse.Namespace) -> int:
+    from rayjepa.cli.bench import soak
+
+    return soak(overrides_from(args.overrides), clips=args.clips, out=args.json)

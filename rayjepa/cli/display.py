@@ -27,18 +27,33 @@ def display(run: RunConfig, run_dir: Path) -> Iterator[Callable[[], None]]:
     console = Console(stderr=True)
     if console.is_terminal and sys.stderr.isatty():
         with Live(console=console, refresh_per_second=4, transient=False) as live:
-            yield lambda: live.update(_table(run, _read(run_dir)))
+            yield _Picture(run, run_dir, live)
     else:
         yield _Lines(run, run_dir)
+
+
+class _Picture:
+    def __init__(self, run: RunConfig, run_dir: Path, live: Live) -> None:
+        self.run, self.run_dir, self.live, self.remark = run, run_dir, live, ""
+
+    def __call__(self) -> None:
+        now = _read(self.run_dir)
+        self.live.update(_table(self.run, now))
+        if now.get("ahead", "") != self.remark:
+            self.remark = now["ahead"]
+            self.live.console.print(self.remark, highlight=False)
 
 
 class _Lines:
     def __init__(self, run: RunConfig, run_dir: Path) -> None:
         self.run, self.run_dir = run, run_dir
-        self.last_s, self.last_state, self.last_step = 0.0, "", -1
+        self.last_s, self.last_state, self.last_step, self.remark = 0.0, "", -1, ""
 
     def __call__(self) -> None:
         now = _read(self.run_dir)
+        if now.get("ahead", "") != self.remark:
+            self.remark = now["ahead"]
+            log.info("%s", self.remark)
         state, step = now.get("state", "starting"), now.get("step", 0)
         due = time.monotonic() - self.last_s >= PLAIN_S and step != self.last_step
         if state != self.last_state or due:

@@ -48,10 +48,11 @@ def videos_of(run: RunConfig) -> Manifest:
     return videos
 
 
-def indexed(source: str, cfg: DataConfig, *, labels: Path | None = None) -> Manifest:
+def indexed(source: str, cfg: DataConfig, *, labels: Path | None = None, verify: manifest.Verify = "quick") -> Manifest:
     """The manifest of a source, with a line of progress."""
-    with _counting(f"index {source}", "files") as progress:
-        return manifest.index(source, cfg=cfg, labels=labels, progress=progress)
+    what = f"index {source}" if verify == "quick" else f"index {source}, decoding all of it"
+    with _counting(what, "files") as progress:
+        return manifest.index(source, cfg=cfg, labels=labels, verify=verify, progress=progress)
 
 
 def _synthetic(cfg: DataConfig) -> Path:

@@ -9,6 +9,7 @@ from rayjepa.config.sections import (
     ModelConfig,
     ObjectiveConfig,
     PredictorConfig,
+    ViewsConfig,
 )
 from rayjepa.config.training import (
     CheckpointConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "ReportConfig",
     "RunConfig",
     "TrainConfig",
+    "ViewsConfig",
     "ZeroConfig",
     "describe",
     "dump",

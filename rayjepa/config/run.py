@@ -6,6 +6,7 @@ from rayjepa.config.sections import (
     ModelConfig,
     ObjectiveConfig,
     PredictorConfig,
+    ViewsConfig,
     need,
     section,
 )
@@ -30,6 +31,7 @@ class RunConfig:
     seed: int = 0
     """Seed of the tape, the masks and the weights."""
     data: DataConfig = DataConfig()
+    views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()
     predictor: PredictorConfig = PredictorConfig()
     masks: MaskConfig = MaskConfig()

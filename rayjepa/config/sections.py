@@ -36,6 +36,10 @@ class DataConfig:
     """Frames per second of video time at which a clip is sampled."""
     size_px: int = 256
     """Side of the square clip in pixels; even, and a multiple of model.patch_px."""
+    window: Literal["crop", "whole"] = "crop"
+    """What the decoder ships: the random-resized crop, or the whole frame, from which the device crops."""
+    whole_px: tuple[int, int] = (288, 512)
+    """data.window=whole: short and long side of the canvas that a frame is scaled into, in pixels; even."""
     window_scale: tuple[float, float] = (0.3, 1.0)
     """Random-resized crop: share of the frame's area, lowest and highest, in (0, 1]."""
     window_aspect: tuple[float, float] = (0.75, 1.35)
@@ -48,6 +52,8 @@ class DataConfig:
     """A video shorter than a clip: repeat its last frame, or never draw it."""
     holdout: float = 0.1
     """Share of videos (by hash of uri) for health and probes, never trained; in [0, 1). Under 20 videos all train."""
+    clips_per_video: int = 1
+    """Clips in a row from one video, opened once; more read less, and correlate the clips of a step."""
     retries: int = 2
     """Further tries of a clip after a read error, a deadline or a dead decoder, each in a fresh child process."""
     substitutes: int = 8
@@ -58,6 +64,16 @@ class DataConfig:
     """CPU seconds that one clip may use in the decoder; tight, since load does not change it."""
     decode_wall_s: float = 120.0
     """Wall-clock seconds that one clip may take in the decoder; loose, so that load does not change the data."""
+    decode_memory_gib: float = 2.0
+    """Address space of a decoder's process: a fuse; close to the need (240 MB at 1080p) good files look corrupt."""
+    max_file_gib: float = 64.0
+    """Larger files are bad."""
+    max_frame_px: int = 4096 * 2304
+    """Pixels of a frame, width x height; larger frames are bad."""
+    max_video_h: float = 24.0
+    """Hours; longer videos are bad."""
+    max_packets: int = 4096
+    """Packets between a key frame and the end of a clip; clips that need more are bad."""
 
     def __post_init__(self) -> None:
         need(self.synthetic_videos >= 1, f"data.synthetic_videos={self.synthetic_videos} must be at least 1")
@@ -76,6 +92,39 @@ class DataConfig:
             self.decode_wall_s >= self.decode_cpu_s,
             f"data.decode_wall_s={self.decode_wall_s} must be at least data.decode_cpu_s={self.decode_cpu_s}",
         )
+        short, long = self.whole_px
+        need(
+            2 <= short <= long and short % 2 == long % 2 == 0,
+            f"data.whole_px={list(self.whole_px)} must be two even numbers, short side first",
+        )
+        need(self.clips_per_video >= 1, f"data.clips_per_video={self.clips_per_video} must be at least 1")
+        need(self.decode_memory_gib >= 0.5, f"data.decode_memory_gib={self.decode_memory_gib} must be at least 0.5")
+        need(self.max_file_gib > 0, f"data.max_file_gib={self.max_file_gib} must be above 0")
+        need(self.max_frame_px >= 4, f"data.max_frame_px={self.max_frame_px} must be at least 4")
+        need(self.max_video_h > 0, f"data.max_video_h={self.max_video_h} must be above 0")
+        need(self.max_packets >= 1, f"data.max_packets={self.max_packets} must be at least 1")
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of a frame as it is shipped."""
+        return self.whole_px if self.window == "whole" else (self.size_px, self.size_px)
+
+
+@section
+class ViewsConfig:
+    brightness: float = 0.0
+    """Colour jitter: factor drawn in [1 - x, 1 + x], one for a whole clip; in [0, 1]."""
+    contrast: float = 0.0
+    """Colour jitter: factor drawn in [1 - x, 1 + x]; in [0, 1]."""
+    saturation: float = 0.0
+    """Colour jitter: factor drawn in [1 - x, 1 + x]; in [0, 1]."""
+    hue: float = 0.0
+    """Colour jitter: turn of the colour wheel drawn in [-x, x], as a share of it; in [0, 0.5]."""
+
+    def __post_init__(self) -> None:
+        for key in ("brightness", "contrast", "saturation"):
+            need(0 <= getattr(self, key) <= 1, f"views.{key}={getattr(self, key)} must be in [0, 1]")
+        need(0 <= self.hue <= 0.5, f"views.hue={self.hue} must be in [0, 0.5]")
 
 
 @section

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 from torch import Tensor
 
 from rayjepa.data.clip import ClipSpec, Failure
@@ -12,11 +12,13 @@ from rayjepa.data.clip import ClipSpec, Failure
 class ClipBatch:
     """One micro-batch of one rank: decoded bytes and what the tape says about them.
 
-    Shapes:  pixels (B, nbytes) uint8, each row I420 or RGB as its spec says; index (B,).
+    Shapes:  pixels (B, nbytes) uint8, each row I420 or RGB as its spec says; index (B,); layout (B, 5): the
+             fields of a Layout.
     """
 
     index: Int64[Tensor, " B"]
     pixels: UInt8[Tensor, "B nbytes"]
+    layout: Int32[Tensor, "B 5"]
     specs: tuple[ClipSpec, ...]
     """The accepted spec of each row: attempt > 0 says that it is a substitute."""
     side: dict[str, Tensor] = field(default_factory=dict[str, Tensor])

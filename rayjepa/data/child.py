@@ -1,9 +1,11 @@
-"""The decoder's child process: `python -I child.py SOCKET MEMORY LIFE OPTIONS`. FFmpeg may crash, hang or swell here.
+"""The decoder's child process: `python -I child.py SOCKET PLACE LIFE OPTIONS`. FFmpeg may crash, hang or swell here.
 
-SOCKET   SEQPACKET: JSON requests come with the open video as a descriptor, JSON answers go back.
-MEMORY   sealed memfd of `slots` equal slots; a request says which one takes its clip.
+SOCKET   SEQPACKET: JSON messages of several requests come with descriptors, JSON answers go back. One descriptor for
+         the open video of each request, and a last one for what is to be filled: the memory of a batch of clips, or
+         the file of a transcoded video (a probe needs none).
+PLACE    memory of a page: its first byte says which request of the message is in hand, should this process die.
 LIFE     pipe that nobody writes: when the owner dies, in whatever way, the kernel ends this process.
-OPTIONS  JSON: path, slots, cpu_s, wall_s, start_s, memory_bytes.
+OPTIONS  JSON: path, start_s, memory_bytes, limits (fields of Limits), writes (it may write to that second file).
 Deadlines are kernel timers with their default action, so that they end C code that holds the interpreter's lock.
 """
 
@@ -20,6 +22,8 @@ import signal
 import socket
 import sys
 import time
+import traceback
+from collections import OrderedDict
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -28,6 +32,15 @@ F_SETSIG = 10
 MEMORY_EXIT = 12
 """Exit status of a child that ran out of memory (ENOMEM)."""
 POISON_EXIT = 3
+MESSAGE_BYTES = 1 << 16
+MOST_FILES = 64
+"""Descriptors in one message."""
+BATCHES = 2
+"""Memories that stay mapped, as many as the owner keeps for later use."""
+NOT_TOLD: dict[str, Any] = {
+    "index": 0, "attempt": 0, "stream": "", "video": 0, "uri": "", "flip": False, "mask_seed": 0, "view_seed": 0,
+}  # fmt: skip
+"""Fields of a spec that decoding does not depend on."""
 
 
 def die_with_owner(life: int) -> None:
@@ -50,11 +63,14 @@ def set_deadlines(cpu_s: float, wall_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, wall_s)
 
 
-def warm_up() -> None:
+def warm_up(writes: bool) -> None:
     """Decode a tiny clip and fail on garbage: av imports parts of itself on first use, and open is refused later."""
     import av
+    import av.subtitles.codeccontext
+    import av.subtitles.stream
+    import av.subtitles.subtitle  # all of av that only a file with a subtitle track would load
 
-    from rayjepa.data import clip, decode, video
+    from rayjepa.data import clip, decode, verify, video
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -65,18 +81,21 @@ def warm_up() -> None:
             container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
         container.mux(stream.encode(None))
     window = clip.Window(size_px=32, scale=(1.0, 1.0), aspect=(1.0, 1.0), seed=0)
-    first = clip.ClipSpec(
-        index=0, attempt=0, stream="", video=0, uri="", start_s=0.0, frames=2, fps=8.0,
-        window=window, pixels="i420", flip=False, mask_seed=0, view_seed=0,
-    )  # fmt: skip
-    for spec in (first, replace(first, pixels="rgb")):
-        with _memory_file(buffer.getvalue()) as file:
-            decode.decode_clip(file.fileno(), spec, bytearray(spec.nbytes))
+    first = clip.ClipSpec(start_s=0.0, frames=2, fps=8.0, window=window, pixels="i420", **NOT_TOLD)
+    with _memory_file(buffer.getvalue()) as file:
+        for spec in (first, replace(first, pixels="rgb")):
+            decode.decode_clips(file.fileno(), [spec], [bytearray(spec.nbytes)])
+        verify.verify(file.fileno())
     with _memory_file(b"no video") as file:
         try:
             decode.probe(file.fileno())
         except video.BadVideo as error:
             _refusal(error)
+    if writes:
+        from rayjepa.data import encode, recipe
+
+        with _memory_file(buffer.getvalue()) as file, _memory_file(b"") as out:
+            encode.encode(file.fileno(), out.fileno(), recipe.Recipe())
 
 
 def _memory_file(content: bytes) -> io.BufferedRandom:
@@ -84,6 +103,13 @@ def _memory_file(content: bytes) -> io.BufferedRandom:
     file.write(content)
     file.seek(0)
     return file
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decode here."""
+    import av
+
+    return {"PyAV": av.__version__, "libavcodec": ".".join(map(str, av.library_versions["libavcodec"]))}
 
 
 def fail_on_purpose(fault: str) -> None:
@@ -106,74 +132,128 @@ def fail_on_purpose(fault: str) -> None:
             raise ValueError(f"unknown fault {fault!r}")
 
 
-def answer(request: dict[str, Any], file: int, slot: memoryview) -> dict[str, Any]:
-    """Do what one request asks; an ordinary bad file is an ordinary answer."""
-    from rayjepa.data import clip, decode, video
+def answer(request: dict[str, Any], file: int, target: Any, limits: Any) -> list[dict[str, Any]]:
+    """What one request asks for, for each of its clips; an ordinary bad file is an ordinary answer."""
+    from rayjepa.data import decode, verify, video
 
     try:
         if request["poison"]:
             fail_on_purpose(request["poison"])
-        if request["do"] == "probe":
-            return {"ok": True, "probe": asdict(decode.probe(file))}
-        window = clip.Window(**request["spec"].pop("window"))
-        effort = decode.decode_clip(file, clip.ClipSpec(**request["spec"], window=window), slot)
-        return {"ok": True, "decoded": effort.decoded, "missing": effort.missing, "refused": effort.refused}
+        match request["do"]:
+            case "clips":
+                return fill(request, file, target, limits)
+            case "probe":
+                return [{"ok": True, "probe": asdict(decode.probe(file, limits))}]
+            case "verify":
+                return [{"ok": True, "probe": asdict(verify.verify(file, limits))}]
+            case "transcode":
+                from rayjepa.data import encode, recipe
+
+                made = encode.encode(file, target, recipe.Recipe(**request["recipe"]), limits)
+                return [{"ok": True, "made": made}]
+            case other:
+                raise ValueError(f"unknown request {other!r}")
     except video.BadVideo as error:
-        return _refusal(error)
+        return [_refusal(error)] * len(request.get("clips", (None,)))
+
+
+def fill(request: dict[str, Any], file: int, batch: Any, limits: Any) -> list[dict[str, Any]]:
+    """Decode clips of one file straight into the rows of the batch that are theirs."""
+    from rayjepa.data import clip, decode, video
+
+    specs = [
+        clip.ClipSpec(**{**told, "window": clip.Window(**told["window"])}, **NOT_TOLD) for told in request["clips"]
+    ]
+    begin, stride = request["begin"], request["stride"]
+    rows = batch.open(begin, len(specs) * stride)
+    outs = [rows[k * stride : k * stride + spec.nbytes] for k, spec in enumerate(specs)]
+    try:
+        efforts = decode.decode_clips(file, specs, outs, limits)
+    finally:
+        batch.shut(begin, len(specs) * stride)
+    return [
+        _refusal(effort)
+        if isinstance(effort, video.BadVideo)
+        else {
+            "ok": True,
+            "decoded": effort.decoded,
+            "missing": effort.missing,
+            "refused": effort.refused,
+            "layout": effort.layout,
+        }
+        for effort in efforts
+    ]
 
 
 def _refusal(error: Any) -> dict[str, Any]:
     return {"ok": False, "stage": error.stage, "kind": error.kind, "reason": error.reason[:300]}
 
 
-def serve(channel: socket.socket, memory: mmap.mmap, options: dict[str, Any]) -> None:
-    """Answer requests, one after the other, until the owner closes the channel."""
-    size = len(memory) // options["slots"]
+def serve(channel: socket.socket, place: mmap.mmap, limits: Any, mapped: Any) -> None:
+    """Answer messages, one after the other, until the owner closes the channel; `mapped` maps the memory of a batch."""
+    batches: OrderedDict[int, Any] = OrderedDict()
     while True:
-        message, files, _, _ = socket.recv_fds(channel, 1 << 16, 1)
-        if not message:
+        text, files, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, MOST_FILES)
+        if not text:
             return
-        request = json.loads(message)
-        begin = request["slot"] * size
-        set_deadlines(options["cpu_s"], options["wall_s"])
-        started = time.process_time()
-        reply = answer(request, files[0], memoryview(memory)[begin : begin + size])
+        message = json.loads(text)
+        target: Any = files[-1]
+        if message["memory"] is not None:
+            target = batches.pop(message["memory"], None) or mapped(files[-1])
+            batches[message["memory"]] = target
+            if len(batches) > BATCHES:
+                batches.popitem(last=False)[1].forget()
+        parts = message["parts"]
+        replies: list[dict[str, Any]] = []
+        for k, part in enumerate(parts):
+            place[0] = k
+            # Of this thread: while a timer counts the CPU of the process, that clock moves with the tick only.
+            started = time.thread_time()
+            set_deadlines(part["cpu_s"], part["wall_s"])
+            answers = answer(part, files[k], target, limits)
+            replies.append({"answers": answers, "cpu_s": time.thread_time() - started})
         set_deadlines(0, 0)
-        os.close(files[0])
-        reply["cpu_s"] = time.process_time() - started
-        channel.send(json.dumps(reply).encode())
+        for file in files:
+            os.close(file)
+        channel.send(json.dumps({"parts": replies}).encode())
 
 
 def main(arguments: list[str]) -> None:
     """Start up, give up what decoding does not need, say so, serve."""
-    channel_fd, memory_fd, life = map(int, arguments[:3])
+    channel_fd, place_fd, life = map(int, arguments[:3])
     options = json.loads(arguments[3])
     die_with_owner(life)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a mask is inherited, and a blocked timer ends nothing
     for number in (signal.SIGALRM, signal.SIGPROF, signal.SIGSEGV, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which ends this process
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     set_deadlines(options["start_s"], options["start_s"])
     sys.path[:0] = options["path"]
     from av.logging import ERROR, set_level
 
+    from rayjepa.data.clip import Limits
     from rayjepa.data.harden import harden
+    from rayjepa.data.mapping import Batch
 
     set_level(ERROR)  # so that errors carry FFmpeg's words, which go nowhere else
     logging.getLogger("libav").addHandler(logging.NullHandler())
     logging.getLogger("libav").propagate = False
-    warm_up()
-    memory = mmap.mmap(memory_fd, 0)
+    warm_up(options["writes"])
     resource.setrlimit(resource.RLIMIT_AS, (options["memory_bytes"],) * 2)
-    took_effect = harden()
+    place = mmap.mmap(place_fd, mmap.PAGESIZE)
+    os.close(place_fd)
+    limits = Limits(**options["limits"])
+    took_effect = harden(limits.file_bytes if options["writes"] else 0)
     set_deadlines(0, 0)
     channel = socket.socket(fileno=channel_fd)
-    channel.send(json.dumps({"ready": took_effect}).encode())
+    channel.send(json.dumps({"ready": took_effect, "versions": versions()}).encode())
     try:
-        serve(channel, memory, options)
+        serve(channel, place, limits, Batch)
     except MemoryError:
         os._exit(MEMORY_EXIT)  # do not go on in a process that has run out
+    except Exception:  # a mistake of ours; standard error may be a file, which cannot be written any more
+        channel.send(json.dumps({"last_words": traceback.format_exc()[-4000:]}).encode())
+        raise
 
 
 if __name__ == "__main__":

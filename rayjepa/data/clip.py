@@ -1,27 +1,68 @@
 """What one sample is, before any pixel is read. Standard library only: the decoder's child imports this."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Pixels = Literal["i420", "rgb"]
+Seek = Literal["planned", "linear"]
+"""How a clip is read: from the key frame before it, or, where seeks are not exact, from the first packet on."""
+MATRICES = ("bt601", "bt709", "bt2020")
+"""Luma weights that an I420 frame may have been made with, in the order of `Layout.matrix`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What decode ships of a frame: one random-resized crop, drawn from `seed` alone once the frame's size is known.
-
-    The tape says what to ship and the device draws views from it, so that a whole frame at a short side (multi-crop
-    recipes) becomes another kind here without a change elsewhere.
+    """What decode ships of a frame: one random-resized crop, drawn from `seed` alone once the frame's size is known, or
+    the whole frame, from which the device draws its views (multi-crop recipes).
     """
 
+    kind: Literal["crop", "whole"] = "crop"
     size_px: int
-    """Side of the square that is shipped, in pixels."""
+    """`crop`: side of the square that is shipped. `whole`: short side of the canvas. In pixels, even."""
+    long_px: int | None = None
+    """`whole`: long side of the canvas in pixels, even; none: it is a square."""
     scale: tuple[float, float]
     """Share of the frame's area, lowest and highest; (1, 1) with aspect (1, 1) is the largest centred square."""
     aspect: tuple[float, float]
     """Width over height, lowest and highest."""
     seed: int
     """64-bit seed of the draw; -1: the largest centred square (evaluation)."""
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width in pixels of what is shipped: a square, or short by long side."""
+        return self.size_px, self.long_px or self.size_px
+
+
+class Layout(NamedTuple):
+    """How one clip lies in the bytes that were shipped, and which colours they stand for; one int32 row of a batch.
+
+    The content fills the canvas from its upper left corner; what lies beyond is black. A portrait frame is shipped
+    transposed (rows and columns exchanged), so that one canvas fits all.
+    """
+
+    matrix: int
+    """Place in MATRICES; bt601 if the file does not say, as swscale has it."""
+    full_range: int
+    """1: luma 0 to 255 (JPEG); 0: 16 to 235."""
+    height: int
+    """Rows of the canvas that hold content."""
+    width: int
+    """Columns of the canvas that hold content."""
+    transposed: int
+    """1: content is the transposed frame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one file, or one clip of it, may ask of a decoder before it is given up."""
+
+    file_bytes: int = 64 << 30
+    frame_pixels: int = 4096 * 2304
+    """DCI 4K and a little; a header that claims more is damage or an attack."""
+    video_s: float = 24 * 3600.0
+    packets: int = 4096
+    """Packets held for one clip: two minutes of video, far above any sane group of pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +84,8 @@ class ClipSpec:
     fps: float
     window: Window
     pixels: Pixels
+    seek: Seek = "planned"
+    """What the manifest knows of the file; `linear` where a check at index time found that seeks are not exact."""
     flip: bool
     mask_seed: int
     """64-bit seed of this sample's mask."""
@@ -51,8 +94,9 @@ class ClipSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the decoded clip: frames x size x size x 3 (rgb) or x 3/2 (i420)."""
-        area = self.frames * self.window.size_px**2
+        """Bytes of the decoded clip: frames x height x width of the canvas x 3 (rgb) or x 3/2 (i420)."""
+        height, width = self.window.canvas
+        area = self.frames * height * width
         return area * 3 if self.pixels == "rgb" else area * 3 // 2
 
 

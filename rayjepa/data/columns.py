@@ -23,12 +23,15 @@ SCHEMA: Any = pa.schema(
         ("start_pts", pa.int64()),  # of the first displayed frame
         ("time_base_num", pa.int32()),  # seconds per unit of time stamp: num / den
         ("time_base_den", pa.int32()),
+        ("seek", pa.string()),  # planned | linear: how clips are read from it; null in a bad row
+        ("damaged", pa.int64()),  # packets that a full decode refused; null: only the first frame was decoded
+        ("origin", pa.large_string()),  # path of the video that this one was transcoded from; null: of none
         ("split", pa.string()),  # train | holdout
         ("status", pa.string()),  # ok | bad; a bad row knows its uri and reason, and maybe its bytes
         ("reason", pa.string()),
     ]
 )
-_ALLOWED = {"split": ("train", "holdout"), "status": ("ok", "bad")}
+_ALLOWED = {"split": ("train", "holdout"), "status": ("ok", "bad"), "seek": ("planned", "linear")}
 
 
 def checked(table: pa.Table) -> pa.Table:
@@ -48,11 +51,14 @@ def checked(table: pa.Table) -> pa.Table:
             raise ValueError(f"column {field.name} is {table.schema.field(field.name).type}, not {field.type}")
     table = _one_chunk(table.select([*SCHEMA.names, *labels]))
     for name, allowed in _ALLOWED.items():
-        if wrong := set(table.column(name).unique().to_pylist()) - set(allowed):
+        if wrong := set(table.column(name).drop_null().unique().to_pylist()) - set(allowed):
             raise ValueError(
                 f"column {name} holds {', '.join(sorted(map(repr, wrong)))}; allowed: {', '.join(allowed)}"
             )
     usable = equals(table.column("status").chunk(0), "ok")
+    for name in ("split", "status", "seek"):
+        if wrong := int(np.count_nonzero((usable | (name != "seek")) & table.column(name).is_null().to_numpy())):
+            raise ValueError(f"{wrong} row(s) have no {name}")
     for name in ("duration_s", "fps"):
         values = table.column(name).to_numpy()
         if wrong := int(np.count_nonzero(usable & ~((values > 0) & np.isfinite(values)))):

@@ -8,28 +8,41 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
+from typing import Literal
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
-from av.stream import Discard
+from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from rayjepa.data.clip import Limits
 from rayjepa.data.video import BadVideo, Kind, Stage, open_file
 
-MAX_PIXELS = 4096 * 2304
-"""Pixels of a frame: DCI 4K and a little; a header that claims more is damage or an attack."""
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 """Demuxers allowed: none of them (hls, concat, dash, image lists) opens further files."""
-WHOLE = {"probesize": "65536", "analyzeduration": "0", "skip_frame": "all"}
-"""Cheap probe of mp4 and mov, whose headers carry all timing: no frame is decoded at open (1080p: 34 -> 2 ms)."""
+CODECS = (
+    "h264,hevc,vp8,vp9,libdav1d,mpeg1video,mpeg2video,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,h263,h263p,"
+    "flv,theora,mjpeg,prores,dnxhd,ffv1"
+)
+"""Decoders allowed, by FFmpeg's name: what videos are made with. None of FFmpeg's other hundreds is reached."""
+CHEAP = {"probesize": "65536", "analyzeduration": "0", "skip_frame": "all"}
+"""Options for files whose headers say enough: no frame is decoded at open (mp4 at 1080p: 34 -> 2 ms)."""
 LONGEST_REORDER = 17
 """Packets among which the frame displayed first is: H.264 and HEVC hold back at most 16."""
 MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
+EBML = b"\x1a\x45\xdf\xa3"
+"""What Matroska begins with."""
 READ_ERRORS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN}
 """What a disk or mount answers when it, not the file, is at fault."""
+MOST_REREAD = 256 << 20
+"""Bytes of a file that is read once more to find out whether it or the disk is at fault."""
+WIDEST = 16
+"""Most that pixels may be wider than high, or higher than wide; a file that claims more is not believed."""
+NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+"""Streams that are pictures of a file and not its video: cover art, thumbnails."""
 
 
 @contextmanager
@@ -54,10 +67,13 @@ def plain(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """The first video stream of an open file, ready to decode on one thread."""
+    """The video stream of an open file, ready to decode on one thread."""
 
+    file: int
+    """The descriptor that it is read by."""
     container: InputContainer
     stream: VideoStream
+    limits: Limits
     unit: Fraction
     """Seconds per unit of the stream's time stamps."""
     start: int | None
@@ -69,40 +85,116 @@ class Video:
     def context(self) -> VideoCodecContext:
         return self.stream.codec_context
 
+    @property
+    def has_dts(self) -> bool:
+        """Whether decoding times of packets are known; FFmpeg guesses those of Matroska from frames that it decoded."""
+        return kind_of(self.container) != "matroska"
+
+    @property
+    def stretch(self) -> Fraction:
+        """Width of a coded pixel over its height; 1 if the file does not say, or cannot be right."""
+        ratio = self.stream.sample_aspect_ratio
+        return Fraction(ratio) if ratio and Fraction(1, WIDEST) <= ratio <= WIDEST else Fraction(1)
+
+    @property
+    def sparing(self) -> Literal["NONREF", "DEFAULT"]:
+        """How to send a packet whose own frame is not wanted: so that it is dropped if nothing refers to it.
+
+        Not in AV1, whose decoder then gives wrong pictures; nor in HEVC with temporal layers, where a picture that its
+        own layer does not refer to may serve a higher one. VP9 and others know no such packets.
+        """
+        match self.context.name:
+            case "h264":
+                return "NONREF"
+            case "hevc":
+                return "NONREF" if _temporal_layers(self.context.extradata) == 1 else "DEFAULT"
+            case _:
+                return "DEFAULT"
+
+    def hold_back(self, frames: int) -> None:
+        """Have H.264's decoder wait for so many frames before it lets one go.
+
+        Where the stream does not say how far it reorders, the decoder learns it by dropping frames that come too late.
+        """
+        if self.context.name == "h264":
+            self.context.reorder_depth = min(max(self.context.reorder_depth, frames), LONGEST_REORDER - 1)
+
     def packets(self) -> Iterator[Packet]:
         """Every packet from the first on, and an empty one that flushes the decoder; instead of a seek, and once."""
-        return chain(self.peeked, self.container.demux(self.stream))
+        if not self.has_dts:
+            self.hold_back(LONGEST_REORDER)
+        return chain(self.peeked, demuxed(self.container, self.stream))
+
+
+def demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """Packets from where the container stands; whoever has enough may drop this.
+
+    PyAV loses 155 bytes for each iterator that is dropped before its end and was not closed; ours closes it.
+    """
+    yield from container.demux(stream)
+
+
+def _temporal_layers(header: bytes | None) -> int:
+    """Of HEVC in mp4 or Matroska; 0: not said.
+
+    Source:  HEVCDecoderConfigurationRecord, ISO/IEC 14496-15, section 8.3.3.1.2.
+    """
+    return header[21] >> 3 & 7 if header and len(header) > 22 and header[0] == 1 else 0
 
 
 @contextmanager
-def opened(file: int | str) -> Generator[Video, None, None]:
+def opened(file: int | str, limits: Limits = Limits()) -> Generator[Video, None, None]:
     """The video in an open file or at a path; closed at the end.
 
     FFmpeg gets a descriptor and no other protocol, so that nothing in the file can reach another file or host.
+    Raises:  BadVideo, also if the file claims more than `limits`.
     """
     fd = open_file(file) if isinstance(file, str) else file
     try:
         with stage("open"):
-            container = _open(fd)
+            container = _open(fd, limits)
         try:
-            yield _video(container)
+            yield _video(fd, container, limits)
         finally:
             container.close()  # an unclosed container is never freed
+    except BadVideo as error:
+        if error.kind == "io" and is_readable(fd):
+            error.kind = "content"
+        raise
     finally:
         if isinstance(file, str):
             os.close(fd)
 
 
-def _open(fd: int) -> InputContainer:
+def is_readable(fd: int) -> bool:
+    """Whether the file can be read after all: FFmpeg speaks of an input error too where Matroska is cut short.
+
+    Of a large file that is not found out, and what FFmpeg says is believed.
+    """
+    size = os.fstat(fd).st_size
+    try:
+        return size <= MOST_REREAD and all(len(os.pread(fd, 1 << 20, at)) for at in range(0, size, 1 << 20))
+    except OSError:
+        return False
+
+
+def _open(fd: int, limits: Limits) -> InputContainer:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise BadVideo("open", "not a regular file")
     if status.st_size == 0:
         raise BadVideo("open", "empty file")
-    options = {"fd": str(fd), "protocol_whitelist": "fd", "format_whitelist": FORMATS}
-    if os.pread(fd, 8, 0)[4:] in MOV_BOXES:
-        container = av.open("fd:", options=options | WHOLE, metadata_errors="replace")
-        if "mp4" in container.format.name and all(video.codec_context.width for video in container.streams.video):
+    if status.st_size > limits.file_bytes:
+        allowed = f"data.max_file_gib={limits.file_bytes / 2**30:g}"
+        raise BadVideo("open", f"a file of {status.st_size / 2**30:g} GiB is above {allowed}")
+    options = {"fd": str(fd), "protocol_whitelist": "fd", "format_whitelist": FORMATS, "codec_whitelist": CODECS}
+    os.lseek(fd, 0, os.SEEK_SET)  # FFmpeg reads from where the last reader of this descriptor stopped
+    head = os.pread(fd, 8, 0)
+    if head[4:] in MOV_BOXES or head[:4] == EBML:
+        container = av.open("fd:", options=options | CHEAP, metadata_errors="replace")
+        stream = _chosen(container)
+        context = None if stream is None else stream.codec_context  # none: of a codec that is not on the list
+        if kind_of(container) != "other" and (context is None or context.width):
             return container
         container.close()
     os.lseek(fd, 0, os.SEEK_SET)
@@ -114,29 +206,63 @@ def _open(fd: int) -> InputContainer:
         raise BadVideo("open", "not a video of a known format") from error
 
 
-def _video(container: InputContainer) -> Video:
-    if not container.streams.video:
-        raise BadVideo("open", "no video stream")
-    stream = container.streams.video[0]
+def kind_of(container: InputContainer) -> Literal["mp4", "matroska", "other"]:
+    names = container.format.name.split(",")
+    return "mp4" if "mp4" in names else "matroska" if "matroska" in names else "other"
+
+
+def _chosen(container: InputContainer) -> VideoStream | None:
+    """The first stream of moving pictures."""
+    return next((stream for stream in container.streams.video if not stream.disposition & NO_VIDEO), None)
+
+
+def _video(fd: int, container: InputContainer, limits: Limits) -> Video:
+    stream = _chosen(container)
+    if stream is None:
+        raise BadVideo("open", "no video stream" + (" but a picture" if container.streams.video else ""))
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
     context = stream.codec_context
+    if context is None or context.codec.name not in CODECS.split(","):
+        name = "unknown" if context is None else context.codec.name
+        raise BadVideo("open", f"codec {name} is not on the list of those that are read ({CODECS})")
     context.thread_count, context.thread_type = 1, "SLICE"
     context.skip_frame = "DEFAULT"  # the cheap probe left it at "all"
-    if context.width * context.height > MAX_PIXELS:
-        raise BadVideo("open", f"a frame of {context.width} x {context.height} exceeds {MAX_PIXELS} pixels")
     if stream.time_base is None:
         raise BadVideo("open", "its time stamps have no unit")
-    # Seeks are exact in mp4, and in Matroska that starts properly. Seen elsewhere: MPEG-TS has other stamps after a
-    # seek, AVI with B-frames has wrong ones from the start.
-    start, peeked, names = None, (), container.format.name.split(",")
-    if "mp4" in names:
-        start = stream.start_time
-    if "matroska" in names:  # its header knows no start, and FFmpeg's guess is off if stamps are negative
-        with stage("demux"):
-            peeked = tuple(islice(container.demux(stream), LONGEST_REORDER))
-        stamps = [packet.pts for packet in peeked if packet.size]
-        known = [stamp for stamp in stamps if stamp is not None and stamp >= 0]
-        start = min(known) if known and len(known) == len(stamps) else None
-    return Video(container, stream, stream.time_base, start, peeked)
+    check_pixels("open", context.width, context.height, limits)
+    lengths = [stream.duration * stream.time_base if stream.duration else 0, (container.duration or 0) / av.time_base]
+    start, peeked = _start(container, stream)
+    first = (start or 0) * stream.time_base if "matroska" in container.format.name else 0  # counts from stamp 0
+    if max(lengths) - first > limits.video_s:
+        allowed = f"data.max_video_h={limits.video_s / 3600:g}"
+        raise BadVideo("open", f"a video of {float(max(lengths) - first) / 3600:.6g} h is above {allowed}")
+    return Video(fd, container, stream, limits, stream.time_base, start, peeked)
+
+
+def check_pixels(name: Stage, width: int, height: int, limits: Limits) -> None:
+    """Raises:  BadVideo of that stage if a frame of this size is larger than is allowed."""
+    if width * height > limits.frame_pixels:
+        raise BadVideo(name, f"a frame of {width} x {height} pixels is above data.max_frame_px={limits.frame_pixels}")
+
+
+def _start(container: InputContainer, stream: VideoStream) -> tuple[int | None, tuple[Packet, ...]]:
+    """Time stamp of the first displayed frame if seeks are exact, and the packets that had to be read to know it.
+
+    Exact is mp4, and Matroska that starts properly. Seen elsewhere: MPEG-TS has other stamps after a seek, AVI with
+    B-frames has wrong ones from the start.
+    """
+    match kind_of(container):
+        case "mp4":
+            return stream.start_time, ()
+        case "other":
+            return None, ()
+        case "matroska":
+            pass
+    with stage("demux"):  # its header knows no start, and FFmpeg's guess is off if stamps are negative
+        peeked = tuple(islice(demuxed(container, stream), LONGEST_REORDER))
+    stamps = [packet.pts for packet in peeked if packet.size]
+    known = [stamp for stamp in stamps if stamp is not None and stamp >= 0]
+    is_proper = known and len(known) == len(stamps) and peeked[0].is_keyframe
+    return (min(known) if is_proper else None), peeked

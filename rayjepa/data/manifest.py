@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float64, Int64
 from rayjepa.config import DataConfig
 from rayjepa.data.columns import SCHEMA, checked, content, equals
 from rayjepa.data.labels import PREFIX, read_labels
-from rayjepa.data.probing import Progress, probe_all
+from rayjepa.data.probing import Progress, Verify, probe_all
 from rayjepa.data.sources import Listing, list_videos
 
-VERSION = 1
+VERSION = 2
 """Format of the file; a change of column or meaning raises it."""
 
 SPLIT_FROM = 20
@@ -69,6 +69,11 @@ class Manifest:
         return self.column("fps").to_numpy(zero_copy_only=False)
 
     @cached_property
+    def linear(self) -> Bool[np.ndarray, " n"]:
+        """Which videos are read from their first packet on, since seeks in them are not exact."""
+        return equals(self.column("seek"), "linear")
+
+    @cached_property
     def usable(self) -> Bool[np.ndarray, " n"]:
         """Which rows passed the probe."""
         return equals(self.column("status"), "ok")
@@ -110,11 +115,27 @@ class Manifest:
             if cfg and (short := int(np.count_nonzero(seconds < span_s(cfg)))):
                 fate = "never drawn" if cfg.short_videos == "skip" else "filled by repeating their last frame"
                 lines.append(f"short: {short} usable videos last less than a clip's {span_s(cfg):.2f} s and are {fate}")
+            lines += self._reading()
         if usable < len(self):
             lines.append(f"bad: {_counts(self.column('reason'))}; first: {_named(self, 1)}")
         if labels := [n.removeprefix(PREFIX) for n in self.table.column_names if n.startswith(PREFIX)]:
             lines.append(f"labels: {', '.join(labels)}")
         return "\n".join(lines)
+
+    def _reading(self) -> list[str]:
+        """Lines of the summary on usable videos that are read slowly, or that a full decode found damaged."""
+        lines: list[str] = []
+        if linear := int(np.count_nonzero(self.linear & self.usable)):
+            lines.append(
+                f"seeks: {linear} usable videos are read from their first packet on, as seeks in them are not exact; "
+                "`rayjepa transcode` makes them fast"
+            )
+        damaged = self.column("damaged").filter(pa.array(self.usable)).drop_null().to_numpy()
+        if len(damaged):
+            hurt, packets = int(np.count_nonzero(damaged)), int(damaged.sum())
+            found = f"{packets} damaged packet(s) in {hurt} of them" if hurt else "no packet is damaged"
+            lines.append(f"decoded in full: {len(damaged)} usable videos, {found}")
+        return lines
 
 
 def span_s(cfg: DataConfig) -> float:
@@ -127,16 +148,18 @@ def index(
     *,
     cfg: DataConfig,
     labels: Path | None = None,
+    verify: Verify = "quick",
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """The manifest of the videos that `source` names (`list_videos`), each probed in a decoder's child process.
 
+    `verify` full decodes every frame: what fails is a bad row with its reason, and the others say what was damaged.
     `labels` is a CSV (`read_labels`); none: labels.csv at the root of a folder, if it is there and fits.
     Raises:  ValueError, one sentence with the remedy, if there is no video or none can be used.
     """
     listing = list_videos(source)
-    parts = probe_all(listing.uris, cfg=cfg, processes=processes, progress=progress)
+    parts = probe_all(listing.uris, cfg=cfg, verify=verify, processes=processes, progress=progress)
     table = pa.Table.from_batches([pa.RecordBatch.from_pylist(rows, schema=SCHEMA) for rows in parts])
     usable = int(np.count_nonzero(equals(table.column("status").combine_chunks(), "ok")))
     at = SCHEMA.get_field_index("split")

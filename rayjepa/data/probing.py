@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
+from typing import Literal, assert_never
 
 from rayjepa.config import DataConfig
 from rayjepa.data.clip import Failure
 from rayjepa.data.decoder import Decoder
+from rayjepa.data.video import Probe
 
+Verify = Literal["quick", "full"]
+"""`quick`: every packet is read and one frame decoded, in milliseconds; `full`: all frames are decoded once."""
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
@@ -18,7 +22,7 @@ _WINDOW = 8192  # rows in flight: bounds the memory of a listing of millions
 
 
 def probe_all(
-    uris: Sequence[str], *, cfg: DataConfig, processes: int | None, progress: Progress | None
+    uris: Sequence[str], *, cfg: DataConfig, verify: Verify, processes: int | None, progress: Progress | None
 ) -> Iterator[list[dict[str, object]]]:
     """Rows of the manifest for `uris`, in order and in parts; a file that cannot be used is a row with its reason.
 
@@ -33,7 +37,7 @@ def probe_all(
         def row(uri: str) -> dict[str, object]:
             decoder = idle.get()
             try:
-                return {"uri": uri, **_describe(uri, decoder)}
+                return {"uri": uri, **_describe(uri, decoder, verify)}
             finally:
                 idle.put(decoder)
 
@@ -48,7 +52,7 @@ def probe_all(
             yield rows
 
 
-def _describe(uri: str, decoder: Decoder) -> dict[str, object]:
+def _describe(uri: str, decoder: Decoder, verify: Verify) -> dict[str, object]:
     try:
         status = os.stat(uri)
     except FileNotFoundError:
@@ -57,7 +61,7 @@ def _describe(uri: str, decoder: Decoder) -> dict[str, object]:
         return _bad(error.strerror or str(error))
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         return _bad("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file")
-    probe = decoder.probe(uri)
+    probe = _seen(uri, decoder, verify)
     if isinstance(probe, Failure):
         return {"bytes": status.st_size, **_bad(probe.reason)}
     if not probe.duration_s > 0 or not probe.fps > 0:
@@ -75,8 +79,20 @@ def _describe(uri: str, decoder: Decoder) -> dict[str, object]:
         "start_pts": probe.start_pts,
         "time_base_num": probe.time_base[0],
         "time_base_den": probe.time_base[1],
+        "seek": probe.seek,
+        "damaged": probe.damaged,
         "status": "ok",
     }
+
+
+def _seen(uri: str, decoder: Decoder, verify: Verify) -> Probe | Failure:
+    match verify:
+        case "quick":
+            return decoder.probe(uri)
+        case "full":
+            return decoder.verify(uri)
+        case _ as unreachable:
+            assert_never(unreachable)
 
 
 def _bad(reason: str) -> dict[str, object]:

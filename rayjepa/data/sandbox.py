@@ -1,11 +1,11 @@
 """The owner's end of one decoder child: start it, send it requests, receive answers, say how it ended. Linux only.
 
-Nothing has a name on disk: a socket pair, a sealed memory file mapped on both sides, a pipe whose end means death.
-The child gets an open descriptor of each video, and neither a path nor a credential.
+Nothing has a name on disk: a socket pair, a pipe whose end means death. The child gets an open descriptor of each video
+and one of what it is to fill, and neither a path nor a credential. A dead one costs 0.16 s of CPU to replace; none is
+kept ready instead, since it would hold 50 MB for as long as the owner lives, and deaths are rare.
 """
 
 import errno
-import fcntl
 import importlib.util
 import json
 import logging
@@ -18,23 +18,22 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rayjepa.data import child
+from rayjepa.data.clip import Limits
+from rayjepa.data.memory import Memory
 
 logger = logging.getLogger(__name__)
 
-SLOTS = 2
-"""Requests in flight: one waits in the socket while one runs, so that the child never idles."""
-MEMORY_BYTES = 2 << 30
-"""Address space of a child: a fuse, not a budget. Near the need (240 MB at 1080p) good files would look corrupt."""
+IN_FLIGHT = 2
+"""Open messages: one waits in the socket while one runs, so that the child never idles."""
+LIBAVCODEC = 61
+"""Oldest major version: FFmpeg 7.0, from which on this package's PyAV is made."""
 START_S = 60.0
 """Time to import av and decode the warm-up clip, on a loaded node."""
 GRACE_S = 10.0
@@ -44,25 +43,20 @@ ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 POISON = "RAYJEPA_POISON"
 """Fault injection, for drills only. JSON {part of a uri: fault} in the owner's environment: a video whose uri matches
 suffers that fault at every try, so that another takes its place."""
+KNOB_CPU, KNOB_WALL = "(data.decode_cpu_s)", "(data.decode_wall_s)"
+KNOB_MEMORY = "memory limit (data.decode_memory_gib)"
 FAULTS = ("segv", "hang", "spin", "exit", "memory")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the child said to the oldest open request, and the slot of memory that it filled."""
-
-    body: dict[str, Any]
-    memory: NDArray[np.uint8]
-    """Read it before the next `send`."""
 
 
 class ChildDied(Exception):
     """The child is gone: `kind` is deadline or crash, the text says how."""
 
-    def __init__(self, kind: Literal["deadline", "crash"], reason: str, *, started: bool) -> None:
+    def __init__(self, kind: Literal["deadline", "crash"], reason: str, *, part: int, started: bool) -> None:
         super().__init__(reason)
         self.kind: Literal["deadline", "crash"] = kind
         self.reason = reason
+        self.part = part
+        """Which request of the oldest open message it had in hand."""
         self.started = started
         """It had been ready for requests."""
 
@@ -70,27 +64,29 @@ class ChildDied(Exception):
 class Sandbox:
     """One child process. After a ChildDied, or `close`, it is of no further use."""
 
-    def __init__(self, *, slot_bytes: int, cpu_s: float, wall_s: float) -> None:
-        self.cpu_s, self.wall_s = cpu_s, wall_s
-        self.ready = False
-        page = mmap.PAGESIZE
-        size = -(-max(slot_bytes, 1) // page) * page * SLOTS
-        memory = _sealed_memory(size)
-        self._memory = mmap.mmap(memory, size)
-        self._slots = np.frombuffer(self._memory, np.uint8).reshape(SLOTS, -1)
-        self._free = list(range(SLOTS))
-        self._open: deque[int] = deque()
+    def __init__(self, *, memory_bytes: int, limits: Limits, writes: bool = False) -> None:
+        """Start it, without waiting until it is ready.
+
+        Units:   `memory_bytes` of address space; `writes`: it may also transcode, into files that it is handed.
+        """
+        self.writes = writes
+        self.versions: dict[str, str] = {}
+        """Of the libraries in it; empty until it is ready."""
+        self._open: deque[list[tuple[float, float]]] = deque()  # deadlines of the requests of messages in flight
+        place = Memory(mmap.PAGESIZE)
+        self._place = place.mapped
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._poll = select.poll()  # not select: a Ray worker can hold descriptors above 1023
+        self._poll.register(self._channel, select.POLLIN)
         life, self._life = os.pipe()  # closed on exec: only this process holds the writing end
         options = {
             "path": _import_path(),
-            "slots": SLOTS,
-            "cpu_s": cpu_s,
-            "wall_s": wall_s,
             "start_s": START_S,
-            "memory_bytes": MEMORY_BYTES + size,
+            "memory_bytes": memory_bytes,
+            "limits": asdict(limits),
+            "writes": writes,
         }
-        inherited = (theirs.fileno(), memory, life)
+        inherited = (theirs.fileno(), place.fd, life)
         command = [sys.executable, "-I", child.__file__, *map(str, inherited), json.dumps(options)]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -100,7 +96,6 @@ class Sandbox:
             )
         finally:
             theirs.close()
-            os.close(memory)
             os.close(life)
         self._since = time.monotonic()
 
@@ -114,76 +109,94 @@ class Sandbox:
 
     @property
     def has_room(self) -> bool:
-        return bool(self._free)
+        return len(self._open) < IN_FLIGHT
 
-    def send(self, request: Mapping[str, Any], file: int) -> None:
-        """Hand over one request with its open video; the caller closes its own descriptor."""
-        slot = self._free.pop()
+    def send(self, parts: Sequence[Mapping[str, Any]], files: Sequence[int], memory: int | None = None) -> None:
+        """Hand over requests with their deadlines and descriptors; the caller closes its own.
+
+        `memory` is the number of the Memory that the last descriptor stands for, if it does.
+        """
         if not self._open:
             self._since = time.monotonic()
-        self._open.append(slot)
+        self._open.append([(part["cpu_s"], part["wall_s"]) for part in parts])
         try:
-            socket.send_fds(self._channel, [json.dumps({**request, "slot": slot}).encode()], [file])
+            socket.send_fds(self._channel, [json.dumps({"memory": memory, "parts": parts}).encode()], files)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 raise
             # It has died; the next `receive` says how.
 
-    def receive(self, timeout_s: float | None = None) -> Answer | None:
-        """The answer to the oldest open request; None if `timeout_s` passes first.
+    def start(self) -> None:
+        """Wait until it is ready.
+
+        Raises:  ChildDied if it ended before; RuntimeError if its FFmpeg is too old.
+        """
+        while not self.versions:
+            message = self._message(self._since + START_S + GRACE_S)
+            if message is None:
+                raise self._end()
+            refuse_old(message["versions"])
+            _warn_if_bare(tuple(message["ready"]))
+            self.versions = message["versions"]
+            self._since = time.monotonic()
+
+    def receive(self, timeout_s: float | None = None) -> list[dict[str, Any]] | None:
+        """The answers to the oldest open message; None if `timeout_s` passes first.
 
         Raises:  ChildDied if the child ended, or stood still beyond its deadlines and was ended.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            limit = self._since + (self.wall_s if self.ready else START_S) + GRACE_S
-            target = limit if until is None else min(limit, until)
-            message = self._message(max(0.0, target - time.monotonic()))
-            if message is None and time.monotonic() >= limit:
+        self.start()
+        limit = self._since + sum(wall_s for _, wall_s in self._open[0]) + GRACE_S
+        message = self._message(limit if until is None else min(limit, until))
+        if message is None:
+            if time.monotonic() >= limit:
                 raise self._end()
-            if message is None:
-                return None
-            self._since = time.monotonic()
-            if "ready" in message:
-                self.ready = True
-                _warn_if_bare(tuple(message["ready"]))
-                continue
-            slot = self._open.popleft()
-            self._free.append(slot)
-            return Answer(message, self._slots[slot])
+            return None
+        self._since = time.monotonic()
+        self._open.popleft()
+        return message["parts"]
 
-    def _message(self, timeout_s: float) -> dict[str, Any] | None:
-        poll = select.poll()  # not select: a Ray worker can hold descriptors above 1023
-        poll.register(self._channel, select.POLLIN)
-        if not poll.poll(timeout_s * 1e3):
+    def _message(self, until: float) -> dict[str, Any] | None:
+        if not self._poll.poll(max(0.0, until - time.monotonic()) * 1e3):
             return None
         try:
-            message = self._channel.recv(1 << 16)
+            message = self._channel.recv(child.MESSAGE_BYTES)
         except ConnectionError:
             message = b""
         if not message:
             raise self._end()
-        return json.loads(message)
+        said: dict[str, Any] = json.loads(message)
+        if "last_words" in said:
+            logger.error("the decoder's child ends with an error of its own:\n%s", said["last_words"])
+            raise self._end()
+        return said
 
     def _end(self) -> ChildDied:
         """Reap the child and say how it ended."""
+        started = bool(self.versions)
+        parts = self._open[0] if self._open and started else [(START_S, START_S)]
+        part = min(self._place[0], len(parts) - 1)
+        cpu_s, wall_s = parts[part]
         try:
             self._process.wait(0.5)  # it may be about to end by itself, with a cause worth knowing
         except subprocess.TimeoutExpired:
             self.close()
-            return ChildDied("deadline", f"wall deadline {self.wall_s:g} s, unresponsive", started=self.ready)
+            return ChildDied(
+                "deadline", f"wall deadline {wall_s:g} s, unresponsive {KNOB_WALL}", part=part, started=started
+            )
         status = self._process.returncode
         self.close()
         match -status:
             case signal.SIGPROF:
-                kind, reason = "deadline", f"cpu deadline {self.cpu_s:g} s"
+                kind, reason = "deadline", f"cpu deadline {cpu_s:g} s {KNOB_CPU}"
             case signal.SIGALRM:
-                kind, reason = "deadline", f"wall deadline {self.wall_s:g} s"
+                kind, reason = "deadline", f"wall deadline {wall_s:g} s {KNOB_WALL}"
             case number if number > 0:
                 kind, reason = "crash", signal.Signals(number).name
             case _:
-                kind, reason = "crash", "memory limit" if status == child.MEMORY_EXIT else f"exit {status}"
-        return ChildDied(kind, reason, started=self.ready)
+                kind, reason = "crash", KNOB_MEMORY if status == child.MEMORY_EXIT else f"exit {status}"
+        return ChildDied(kind, reason, part=part, started=started)
 
     def close(self) -> None:
         """End the child, if it still runs, and wait for it."""
@@ -199,14 +212,6 @@ class Sandbox:
         if self._life >= 0:
             os.close(self._life)
             self._life = -1
-
-
-def _sealed_memory(size: int) -> int:
-    """A memory file that nobody can resize: were it shrunk by the child, its owner would get SIGBUS."""
-    memory = os.memfd_create("clips", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(memory, size)
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return memory
 
 
 @cache
@@ -231,10 +236,26 @@ def _warn_if_bare(took_effect: tuple[str, ...]) -> None:
         )
 
 
+def refuse_old(versions: Mapping[str, str]) -> None:
+    """Raises:  RuntimeError if the child's FFmpeg is older than what decoding was made for."""
+    if int(versions["libavcodec"].split(".")[0]) < LIBAVCODEC:
+        raise RuntimeError(
+            f"PyAV {versions['PyAV']} decodes with libavcodec {versions['libavcodec']}, older than {LIBAVCODEC} "
+            "(FFmpeg 7.0): pip install --upgrade av"
+        )
+
+
+@cache
+def _faults(text: str) -> dict[str, str]:
+    return json.loads(text)
+
+
 def poison_of(uri: str) -> str | None:
     """The fault that a drill wants for this video (see POISON); None outside drills."""
-    faults: dict[str, str] = json.loads(os.environ.get(POISON) or "{}")
-    fault = next((fault for part, fault in faults.items() if part in uri), None)
+    text = os.environ.get(POISON)
+    if not text:
+        return None
+    fault = next((fault for part, fault in _faults(text).items() if part in uri), None)
     if fault not in (None, *FAULTS):
         raise ValueError(f"{POISON} asks for the fault {fault!r}; allowed: {', '.join(FAULTS)}")
     return fault

@@ -34,6 +34,7 @@ class Tape:
         self.fingerprint = manifest.fingerprint
         self._uris = manifest.column("uri")
         self._duration_s = manifest.duration_s
+        self._linear = manifest.linear
         self._rows = self._long_enough(manifest.train_rows)
         held_out = self._long_enough(manifest.holdout_rows)
         self.held_out_is_train = len(held_out) == 0
@@ -73,8 +74,9 @@ class Tape:
             start_s=_unit(words[0]) * max(0.0, float(self._duration_s[row]) - span_s(data)),
             frames=data.frames,
             fps=data.fps,
-            window=Window(size_px=data.size_px, scale=data.window_scale, aspect=data.window_aspect, seed=words[1] >> 1),
+            window=self._window(words[1] >> 1),
             pixels=data.pixels,
+            seek="linear" if self._linear[row] else "planned",
             flip=_unit(words[2]) < data.flip,
             mask_seed=mask_seed,
             view_seed=view_seed,
@@ -123,17 +125,31 @@ class Tape:
             start_s=start_s,
             frames=data.frames,
             fps=data.fps,
-            window=Window(size_px=data.size_px, scale=(1.0, 1.0), aspect=(1.0, 1.0), seed=-1),
+            window=self._window(-1),
             pixels=data.pixels,
+            seek="linear" if self._linear[row] else "planned",
             flip=False,
             mask_seed=words[3] >> 1,
             view_seed=words[4] >> 1,
         )
 
+    def _window(self, seed: int) -> Window:
+        """What decode ships: by the configured law for a seed, and for -1 the centre, whatever that law is."""
+        data = self.run.data
+        whole, (short, long) = data.window == "whole", data.canvas
+        return Window(
+            kind=data.window,
+            size_px=short,
+            long_px=long if whole else None,
+            scale=data.window_scale if seed >= 0 else (1.0, 1.0),
+            aspect=data.window_aspect if seed >= 0 else (1.0, 1.0),
+            seed=seed,
+        )
+
     def _place(self, index: int, attempt: int) -> int:
         """Position in the training rows of the video of an attempt."""
         n = len(self._rows)
-        turn, i = divmod(index, n)
+        turn, i = divmod(index // self.run.data.clips_per_video, n)
         place = permute(i, n, self._key + b"pass %d" % turn)
         if attempt == 0 or n == 1:
             return place

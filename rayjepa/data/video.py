@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from rayjepa.data.clip import Seek
+
 Stage = Literal["open", "demux", "decode", "convert"]
 Kind = Literal["content", "io"]
 
@@ -41,6 +43,10 @@ class Probe:
     time_base: tuple[int, int]
     """Seconds per unit, as numerator and denominator."""
     pix_fmt: str
+    seek: Seek
+    """`linear` where a clip is read from the first packet on, because a seek could end elsewhere."""
+    damaged: int | None = None
+    """Packets that a full decode refused; none: it was not fully decoded."""
 
 
 def open_file(path: str) -> int:

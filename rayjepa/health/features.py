@@ -23,9 +23,11 @@ def share(items: Sequence[Item], *, rank: int, world: int) -> Sequence[Item]:
 
 
 @torch.no_grad()
-def clip_features(target: Target, batches: Iterable[ClipBatch], *, device: torch.device | str) -> Float[Tensor, "n D"]:
+def clip_features(
+    target: Target, batches: Iterable[ClipBatch], run: RunConfig, *, device: torch.device | str
+) -> Float[Tensor, "n D"]:
     """One float32 vector per clip of `batches`, in their order: the mean over tokens of the target's last level."""
-    rows = [target(to_views(batch, device=device))[-1].float().mean(dim=1) for batch in batches]
+    rows = [target(to_views(batch, run, device=device))[-1].float().mean(dim=1) for batch in batches]
     return torch.cat(rows) if rows else torch.empty(0, target.width, device=device)
 
 

@@ -24,7 +24,7 @@ class HeldOut:
     def __init__(self, run: RunConfig, tape: Tape, *, rank: int, world: int, device: torch.device) -> None:
         wanted = max(run.health.clips, 2 * run.model.width)
         specs = tape.held_out(wanted)
-        self.clips, self.world, self.device = len(specs), world, device
+        self.run, self.clips, self.world, self.device = run, len(specs), world, device
         self.is_train = tape.held_out_is_train
         if rank == 0 and (self.clips < wanted or self.is_train):
             source = "training videos, since none is held out" if self.is_train else "held-out videos"
@@ -40,7 +40,7 @@ class HeldOut:
         return examine(self._features(target)) | self.floor
 
     def _features(self, target: Target) -> torch.Tensor:
-        return gathered(clip_features(target, self.batches, device=self.device), self.world)
+        return gathered(clip_features(target, self.batches, self.run, device=self.device), self.world)
 
 
 def _decoded(run: RunConfig, mine: Sequence[ClipSpec], everyone: tuple[ClipSpec, ...]) -> Iterator[ClipBatch]:
@@ -54,6 +54,7 @@ def _decoded(run: RunConfig, mine: Sequence[ClipSpec], everyone: tuple[ClipSpec,
             yield ClipBatch(
                 index=torch.tensor([spec.index for spec in decoded.specs]),
                 pixels=torch.as_tensor(decoded.pixels),
+                layout=torch.as_tensor(decoded.layout),
                 specs=tuple(decoded.specs),
                 failures=decoded.failures,
             )

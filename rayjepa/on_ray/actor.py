@@ -26,7 +26,8 @@ class DecodeActor:
     def __call__(self, rows: Columns) -> Columns:
         """Decode the micro-batch numbered `id` from the stream's start.
 
-        Shapes:  id (1,) -> index (B,), attempt (B,) int64, pixels (B, nbytes) uint8, failures (B,) JSON text.
+        Shapes:  id (1,) -> index (B,), attempt (B,) int64, pixels (B, nbytes) uint8, layout (B, 5) int32,
+                 harm (B,) int32, failures (B,) JSON text.
         """
         index = ids_of(rows, start=self.start, size=self.size)
         decoded = self.decoder.clips([self.tape.spec(int(i)) for i in index], self.tape.spec)
@@ -37,6 +38,8 @@ class DecodeActor:
             "index": index,
             "attempt": np.array([s.attempt for s in decoded.specs], np.int64),
             "pixels": decoded.pixels,
+            "layout": decoded.layout,
+            "harm": decoded.harm,
             "failures": np.array([json.dumps(failures[int(i)]) if int(i) in failures else "" for i in index], object),
         }
 

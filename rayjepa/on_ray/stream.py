@@ -33,7 +33,8 @@ def stream(run: RunConfig, *, manifest_path: Path, start: int, decoder: Any = De
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     # A block that Ray cuts in two would shift the round robin: its limit must lie above any micro-batch.
-    clip = run.data.frames * run.data.size_px**2 * 3
+    height, width = run.data.canvas
+    clip = run.data.frames * height * width * 3
     context.target_max_block_size = max(128 * 2**20, 2 * size * clip)
     # An actor may die with its node; Ray Data starts another and retries its block.
     context.max_consecutive_actor_init_deaths = 3
@@ -57,6 +58,7 @@ def batches(blocks: Iterable[Columns], tape: Tape) -> Iterator[ClipBatch]:
         yield ClipBatch(
             index=torch.from_numpy(index.copy()),
             pixels=torch.from_numpy(np.array(block["pixels"])),  # a copy: Ray's buffers are read-only and shared
+            layout=torch.from_numpy(np.array(block["layout"])),
             specs=tuple(tape.spec(int(i), int(a)) for i, a in zip(index, block["attempt"], strict=True)),
             failures=tuple(Failure(**f) for several in failures for f in several),
         )

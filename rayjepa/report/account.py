@@ -11,8 +11,10 @@ from rayjepa.report import tables
 from rayjepa.report.digest import Digest
 from rayjepa.report.numbers import plural, ranges, share
 from rayjepa.report.reading import Settings, read_json
+from rayjepa.report.totals import bad_share
 from rayjepa.train.attempts import read_ends
 from rayjepa.train.history import coverage
+from rayjepa.train.quarantine import NAME
 from rayjepa.train.restart import restart_point
 
 
@@ -23,6 +25,17 @@ def attempts(run_dir: Path, digest: Digest, settings: Settings) -> str:
 
 
 def replaced(digest: Digest, settings: Settings) -> str:
+    """Samples for which another video stood in, held-out clips likewise, and the file that has them all."""
+    parts = [_replaced(digest, settings)]
+    if digest.held_out:
+        text = f"Of the held-out clips: {plural(len(digest.held_out), 'failure')}, each filled by another of them."
+        parts += [f"<p>{escape(text)}</p>", tables.clips_tables(digest.held_out)]
+    if digest.failures or digest.held_out or digest.table.of("failure", undone=True):
+        parts.append(f'<p>One row for each failure, undone ones too: <a href="{NAME}">{NAME}</a>.</p>')
+    return "".join(parts)
+
+
+def _replaced(digest: Digest, settings: Settings) -> str:
     """Samples for which another video stood in, with the share at which the run would stop."""
     vain = len(digest.table.of("failure", undone=True))
     more = f" {plural(vain, 'more failure')} in undone steps." if vain else ""
@@ -59,12 +72,6 @@ def host(run_dir: Path, digest: Digest) -> str:
     if digest.damage:
         inner += tables.absent(f"Damaged lines of metrics are left out of this page. The first: {digest.damage}.")
     return inner
-
-
-def bad_share(digest: Digest) -> str:
-    """Replaced samples over all that were drawn; empty before the first."""
-    drawn = digest.samples + digest.passed_over
-    return f"{share(digest.replaced / drawn)} of samples" if drawn else ""
 
 
 def _ends(run_dir: Path) -> list[str]:

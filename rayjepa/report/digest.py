@@ -56,6 +56,13 @@ class Digest:
         return sorted(self.table.of("failure"), key=lambda line: (line.get("index", 0), line.get("attempt", 0)))
 
     @cached_property
+    def held_out(self) -> list[Line]:
+        """Held-out clips that were given up; each failure once, though every attempt decodes them anew."""
+        lines = self.table.of("held_out")
+        once = {(line.get("index", 0), line.get("attempt", 0)): line for line in lines}
+        return [once[place] for place in sorted(once)]
+
+    @cached_property
     def refused(self) -> list[Line]:
         """Steps passed over in the surviving history."""
         return sorted(self.table.of("refused"), key=lambda line: line["step"])

@@ -17,7 +17,9 @@ from rayjepa.report.numbers import NOTHING, duration, moment, number, plural, sh
 from rayjepa.report.plot import Chart, figure, hover_data
 from rayjepa.report.reading import Settings, Standing, is_run, read_settings, read_standing
 from rayjepa.report.tables import absent, settings_tables
+from rayjepa.report.totals import bad_share
 from rayjepa.report.verdict import verdict
+from rayjepa.train.quarantine import write_quarantine
 
 CURVES_KEY = """<ul class="legend shared">
 <li><i class="key first raw"></i>each reading</li><li><i class="key first"></i>running mean</li>
@@ -26,13 +28,14 @@ CURVES_KEY = """<ul class="legend shared">
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write RUN/report.html from what the run folder holds now, and return its path.
+    """Write RUN/report.html and RUN/quarantine.parquet from what the run folder holds now; return the page's path.
 
     A run that has just begun gives a page that says what is not there yet.
     Raises:  ValueError if `run_dir` is no run folder.
     """
     path = run_dir / "report.html"
     text = page(run_dir, now=time.time())
+    write_quarantine(run_dir, read_digest(run_dir).table)  # first, since the page links to it
     half = path.with_name(f".{path.name}.{os.getpid()}")
     half.write_text(text, encoding="utf-8")
     half.replace(path)
@@ -114,7 +117,7 @@ def _tiles(done: int, standing: Standing, digest: Digest, settings: Settings) ->
         ),
         ("Wall time", duration(digest.wall_s), f"in {plural(len(digest.lives), 'attempt')}"),
         ("Lost work", plural(undone, "step"), f"{lost}, undone by restarts" if undone else "nothing was undone"),
-        ("Clips replaced", f"{digest.replaced:,}", account.bad_share(digest)),
+        ("Clips replaced", f"{digest.replaced:,}", bad_share(digest)),
     ]
     cells = "".join(
         f"<div><dt>{escape(a)}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in tiles

@@ -1,6 +1,5 @@
 """The page's tables: attempts, substituted clips, refused steps, configuration, host."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,11 +9,12 @@ from rayjepa.config import RunConfig, describe
 from rayjepa.report.digest import Life
 from rayjepa.report.numbers import NOTHING, duration, moment, number, plural, ranges
 from rayjepa.report.reading import Settings
+from rayjepa.report.totals import by_reason, by_video, text
 
 LISTED = 50
 """Substituted clips, and refused steps, that are listed one by one."""
 GROUPS = 20
-"""Reasons that are listed."""
+"""Reasons, and videos, that are listed."""
 NAMING = ("name", "out")
 """Settings that only say where the run is: never listed as a difference."""
 
@@ -69,36 +69,40 @@ def attempts_table(lives: Sequence[Life]) -> str:
 
 
 def clips_tables(failures: Sequence[Mapping[str, Any]]) -> str:
-    """Substituted clips by reason, then one by one."""
-    groups = Counter((_text(f, "stage"), _text(f, "failure_kind"), _reason(f)) for f in failures)
-    by_reason = table(
+    """Substituted clips by reason, by video, then one by one."""
+    reasons = by_reason(failures)
+    counted = table(
         ("Clips", "Stage", "Kind", "Reason"),
-        [(f"{count:,}", *key) for key, count in groups.most_common(GROUPS)],
+        [(f"{count:,}", *key) for key, count in reasons.most_common(GROUPS)],
         kinds="nttl",
     )
-    if len(groups) > GROUPS:
-        by_reason += absent(f"And {plural(len(groups) - GROUPS, 'rarer reason')}.")
+    if len(reasons) > GROUPS:
+        counted += absent(f"And {plural(len(reasons) - GROUPS, 'rarer reason')}.")
+    videos = by_video(failures)
+    worst = [(f"{count:,}", uri) for uri, count in videos.most_common(GROUPS)]
+    title = f"By video: {f'the worst {GROUPS} of ' if len(videos) > GROUPS else ''}{plural(len(videos), 'video')}"
+    counted += folded(title, table(("Clips", "Video"), worst, kinds="nl"))
     rows = [
         (
-            _text(f, "uri"),
+            text(f, "uri"),
             number(f.get("index")),
             number(f.get("step")),
-            _text(f, "stage"),
-            _text(f, "failure_kind"),
-            _text(f, "reason"),
-            _text(f, "substitute"),
+            text(f, "stage"),
+            text(f, "failure_kind"),
+            text(f, "reason"),
+            text(f, "substitute"),
         )
         for f in failures[:LISTED]
     ]
     listed = table(("Video", "Sample", "Step", "Stage", "Kind", "Reason", "Substitute"), rows, kinds="lnnttll")
     title = f"The first {LISTED} of {len(failures):,}, one by one" if len(failures) > LISTED else "One by one"
-    return by_reason + folded(title, listed)
+    return counted + folded(title, listed)
 
 
 def refused_table(refused: Sequence[Mapping[str, Any]]) -> str:
     """Steps that were computed and not applied."""
     rows = [
-        (number(r.get("step")), number(r.get("attempt")), _text(r, "reason"), _spans(r.get("samples")))
+        (number(r.get("step")), number(r.get("attempt")), text(r, "reason"), _spans(r.get("samples")))
         for r in refused[:LISTED]
     ]
     more = absent(f"The first {LISTED} of {len(refused):,}.") if len(refused) > LISTED else ""
@@ -154,17 +158,6 @@ def _plain(value: object) -> str:
     if fields is not None:
         return "{" + ", ".join(f"{name}: {_plain(getattr(value, name))}" for name in fields) + "}"
     return str(value)
-
-
-def _text(line: Mapping[str, Any], key: str) -> str:
-    found = line.get(key)
-    return NOTHING if found is None or found == "" else str(found)
-
-
-def _reason(failure: Mapping[str, Any]) -> str:
-    """The reason without the video's own name, so that the same trouble with many videos is one group."""
-    reason, uri = _text(failure, "reason"), str(failure.get("uri") or "")
-    return reason.replace(uri, "VIDEO") if uri else reason
 
 
 def _spans(found: object) -> str:

@@ -16,8 +16,11 @@ from rayjepa.data import manifest
 from rayjepa.data.manifest import Manifest
 
 # What a resume may not change: it would train other samples, or not fit the weights.
-FIXED = ("name", "out", "seed", "model.", "predictor.", "train.clips", "data.")
-FREE_DATA = ("data.retries", "data.decode_cpu_s", "data.decode_wall_s", "data.max_bad_share", "data.substitutes")
+FIXED = ("name", "out", "seed", "model.", "predictor.", "train.clips", "data.", "views.")
+FREE_DATA = tuple(
+    f"data.{key}"
+    for key in ("retries", "decode_cpu_s", "decode_wall_s", "decode_memory_gib", "max_bad_share", "substitutes")
+)
 # A driver on another machine counts as alive if it touched its record this recently; it does so with every beat.
 SILENCE_S = 60.0
 

@@ -61,7 +61,7 @@ class History:
         if self.rank != 0:
             return
         ours = "attempt"
-        if kind == "failure":  # it has an attempt and a kind of its own
+        if kind in ("failure", "held_out"):  # a failure has an attempt and a kind of its own
             ours, values["failure_kind"] = "attempt_of_run", values.pop("kind", "")
         line = {"kind": kind, ours: self.attempt, "step": step, "unix_s": time.time(), **values}
         file = self._chunk()
@@ -78,6 +78,13 @@ class History:
         os.fsync(self._file.fileno())
         if self.board is not None:
             self.board.flush()
+
+    def close(self) -> None:
+        """Sync and close; a later line begins where this one ended."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _chunk(self) -> TextIO:
         """The file of the next line."""

@@ -1,9 +1,13 @@
 """What went wrong with samples and steps of a run, as its checkpoints carry it from attempt to attempt."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rayjepa.data.batch import ClipBatch
+from rayjepa.train.engine import gather_objects
+from rayjepa.train.history import History
 from rayjepa.train.outcome import StopRun
 
 MANY = 20
@@ -40,3 +44,16 @@ class Ledger:
             f"{f'; and {len(reasons) - 5} other reasons' if len(reasons) > 5 else ''}. "
             f"First: {self.failures[0]['uri']}. Mend the files, index again, or raise data.max_bad_share"
         )
+
+
+def record_held_out(history: History, batches: Iterable[ClipBatch], *, step: int) -> None:
+    """Put the held-out clips that were given up into the history, of all ranks; each calls it, with its own share."""
+    mine = [entry for clips in batches for entry in entries(clips, step=step)]
+    for entry in sorted((e for each in gather_objects(mine) for e in each), key=lambda e: (e["index"], e["attempt"])):
+        history.append("held_out", **entry)
+
+
+def entries(clips: ClipBatch, *, step: int) -> list[dict[str, Any]]:
+    """What had to be given up for a batch: the fields of each Failure, with `step` and the `substitute` in the end."""
+    stand_in = {spec.index: spec.uri for spec in clips.specs}
+    return [{**asdict(f), "step": step, "substitute": stand_in[f.index]} for f in clips.failures]

@@ -61,7 +61,7 @@ def train(
         lr, keep, decay = learning_rate(run, progress), momentum(run, progress), weight_decay(run, progress)
         for clips in meter.take(step):
             splits = splits_for(run, step=step, specs=clips.specs)
-            prediction = engine.forward(to_views(clips, device=engine.device), splits, clips.index)
+            prediction = engine.forward(to_views(clips, run, device=engine.device), splits, clips.index)
             scores = score(prediction, run.objective)
             engine.backward(scores.loss / run.train.accumulation)
             meter.saw(scores.metrics)

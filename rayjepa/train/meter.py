@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from rayjepa.data.clip import ClipSpec
 from rayjepa.data.tape import micro_batch_ids
 from rayjepa.train.engine import Engine, Step, gather_objects, gather_rows
 from rayjepa.train.history import Range, merge
+from rayjepa.train.ledger import entries
 
 Metrics = dict[str, float | int]
 
@@ -74,9 +75,7 @@ class Meter:
             assert clips is not None
             row.firsts.append(int(clips.index[0]))
             self.specs.extend(clips.specs)
-            stand_in = {spec.index: spec.uri for spec in clips.specs}
-            for failure in clips.failures:
-                self._failures.append({**asdict(failure), "step": step, "substitute": stand_in[failure.index]})
+            self._failures += entries(clips, step=step)
             yield clips
 
     def saw(self, metrics: dict[str, Tensor]) -> None:

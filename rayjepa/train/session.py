@@ -19,12 +19,13 @@ from rayjepa.data.decoder import Decoder
 from rayjepa.data.tape import Tape
 from rayjepa.health.held_out import HeldOut
 from rayjepa.train import checkpoint, history
+from rayjepa.train.ahead import cover
 from rayjepa.train.attempts import Attempt
 from rayjepa.train.board import open_board
 from rayjepa.train.engine import Engine, make_engine
 from rayjepa.train.folder import replace_text
 from rayjepa.train.history import History
-from rayjepa.train.ledger import Ledger
+from rayjepa.train.ledger import Ledger, record_held_out
 from rayjepa.train.loop import Report, train
 from rayjepa.train.outcome import Outcome, StopRun
 
@@ -75,6 +76,7 @@ def _train(
     held_out = HeldOut(run, tape, rank=engine.rank, world=engine.world, device=engine.device)
     board = open_board(run_dir, start=attempt.start) if run.report.tensorboard and engine.rank == 0 else None
     lines = History(run_dir, attempt=attempt.attempt, rank=engine.rank, board=board)
+    record_held_out(lines, held_out.batches, step=attempt.start)
     write = partial(checkpoint.save, engine, run_dir, run, attempt=attempt.attempt, fingerprint=tape.fingerprint)
     newest = run_dir / attempt.checkpoint if attempt.checkpoint else None
 
@@ -89,7 +91,13 @@ def _train(
         progress.say("training", **values)
         return {"clips": held_out.clips, "held_out": not held_out.is_train, **values}
 
+    covered = ""
+
     def tell(metrics: Mapping[str, Any], folder: Path | None) -> None:
+        nonlocal covered
+        if not covered and (covered := cover(run, metrics)) and engine.rank == 0:
+            log.info("%s", covered)
+            progress.say("training", ahead=covered)
         done = {"step": int(metrics["step"]) + 1}  # people count finished steps
         progress.say("training", quarantined=len(ledger.failures), **{**metrics, **done})
         report(dict(metrics), folder)
@@ -110,8 +118,9 @@ def _train(
             ledger=ledger,
         )
     except StopRun as stop:
-        lines.flush()
         finished, reason = checkpoint.finished_steps(newest) if newest else 0, str(stop)
+    finally:
+        lines.close()
     return Outcome(finished=finished, checkpoint=str(newest) if newest else None, reason=reason)
 
 
@@ -166,6 +175,7 @@ def local_batches(run: RunConfig, tape: Tape, decoder: Decoder, *, start: int) -
         yield ClipBatch(
             index=torch.tensor([spec.index for spec in decoded.specs]),
             pixels=torch.from_numpy(decoded.pixels),
+            layout=torch.from_numpy(decoded.layout),
             specs=tuple(decoded.specs),
             failures=decoded.failures,
         )
