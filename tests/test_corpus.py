@@ -24,6 +24,12 @@ READ_IN_ORDER = {
     "wmv2.wmv", "h264.asf", "h264.flv", "vp8.ogv", "negative.mkv", "slightly_negative.mkv", "headless.mkv",
 }  # fmt: skip
 """Of these seeks are not exact, or their start is not known."""
+COMMON = {
+    "h264.mp4", "hevc.mp4", "vp9.webm", "av1.mp4", "mpeg4.mp4", "h264.mkv", "h264.ts", "b_frames.avi", "vfr.mp4",
+    "open_hevc.mp4", "fragmented.mp4", "cut.mp4", "rotated_90.mp4", "negative.mkv", "refresh.mkv",
+}  # fmt: skip
+KINDS = [name if name in COMMON else pytest.param(name, marks=pytest.mark.slow) for name in MAKERS]
+"""The others take their time together, not each."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def digests(rows: np.ndarray) -> list[str]:
     return [hashlib.md5(row).hexdigest() for row in rows]
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_every_frame_equals_that_of_a_full_decode(footage: Footage, name: str) -> None:
     path = footage(name)
     everything, stretch, codec = full_decode(path)
@@ -79,7 +85,7 @@ def test_every_frame_equals_that_of_a_full_decode(footage: Footage, name: str) -
         assert (effort.refused, effort.missing) == (0, 0)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_full_decode_agrees_on_how_a_file_is_to_be_read(footage: Footage, name: str) -> None:
     found = verify(str(footage(name)))
     assert found.seek == ("linear" if name in READ_IN_ORDER else "planned")

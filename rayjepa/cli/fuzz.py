@@ -63,19 +63,20 @@ def text(result: "Fuzzed", *, keep: Path | None) -> str:
     lines = [
         f"{result.copies} damaged copies of seed {result.seed} among {result.clips} clips, {result.seconds:.0f} s",
         "copies trained clean / with frames concealed / quarantined:",
-        f"{'':12}" + "".join(f"{damage:>15}" for damage in [*damages, "all"]),
+        f"{'':12}" + "".join(f"{damage:>17}" for damage in [*damages, "all"]),
     ]
     for form in forms:
         shown = ("/".join(str(cells[form, d, f]) for f in ("clean", "concealed", "quarantined")) for d in damages)
         total = "/".join(str(cells[form, "all", f]) for f in ("clean", "concealed", "quarantined"))
-        lines.append(f"{form:12}" + "".join(f"{cell:>15}" for cell in [*shown, total]))
+        lines.append(f"{form:12}" + "".join(f"{cell:>17}" for cell in [*shown, total]))
     quarantined = ", ".join(f"{n} {kind} in {stage}" for (stage, kind), n in result.failures.most_common())
+    killers = Counter((k["name"], k["reason"], k["kind"]) for k in result.killers)
     seconds, slow = result.slowest
     lines += [
         f"quarantined: {quarantined or 'none'}",
         f"children replaced, dead ones and after read errors: {result.restarts}; ended at every try:"
         + ("" if result.killers else " none"),
-        *(f"  {k['reason']} ({k['kind']}): {k['name']}{_remedy(k['name'], keep)}" for k in result.killers),
+        *(f"  {name}: {reason} ({kind}), {n} x{_remedy(name, keep)}" for (name, reason, kind), n in killers.items()),
         f"slowest micro-batch: {seconds:.2f} s, of {', '.join(slow)}",
         f"most memory: {result.actor_mib:.0f} MiB in an actor, {result.child_mib:.0f} MiB in a child",
         *(f"LOST: {line}" for line in result.lost),
