@@ -132,7 +132,7 @@ def test_a_copy_that_ends_its_child_is_kept_and_named_and_costs_nothing_else(tmp
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (kept,) = tmp_path.glob("000004-*.mkv")
-    assert f"SIGSEGV (crash): {kept.name}; rayjepa fuzz-decode --again {kept}" in done.stdout
+    assert f"{kept.name}: SIGSEGV (crash), 1 x; rayjepa fuzz-decode --again {kept}" in done.stdout
     found = json.loads((tmp_path / "found.json").read_text())
     assert sum(cell["copies"] for cell in found["fates"]) == 12
     assert kept.name in {killer["name"] for killer in found["killers"]}

@@ -39,8 +39,8 @@ class _Picture:
     def __call__(self) -> None:
         now = _read(self.run_dir)
         self.live.update(_table(self.run, now))
-        if now.get("ahead", "") != self.remark:
-            self.remark = now["ahead"]
+        if (remark := now.get("ahead", "")) not in ("", self.remark):  # workers that start anew have none yet
+            self.remark = remark
             self.live.console.print(self.remark, highlight=False)
 
 
@@ -51,8 +51,8 @@ class _Lines:
 
     def __call__(self) -> None:
         now = _read(self.run_dir)
-        if now.get("ahead", "") != self.remark:
-            self.remark = now["ahead"]
+        if (remark := now.get("ahead", "")) not in ("", self.remark):
+            self.remark = remark
             log.info("%s", self.remark)
         state, step = now.get("state", "starting"), now.get("step", 0)
         due = time.monotonic() - self.last_s >= PLAIN_S and step != self.last_step
