@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import av
@@ -240,7 +241,8 @@ def test_work_goes_on_after_a_kill(number: signal.Signals, footage: list[Path], 
     for k in range(60):
         os.link(footage[k % 3], source / f"{k:02}.mp4")
     command = [sys.executable, "-m", "rayjepa.cli", "transcode", str(source), "--out", str(out), "--clips", "1", *HERE]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is born deaf to it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         until = time.monotonic() + 60
         while not made_in(out) and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
