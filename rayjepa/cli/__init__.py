@@ -83,23 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("overrides", nargs="*", metavar="key=value", help="data.* keys, such as data.holdout=0.05")
     index.set_defaults(verb=_index)
 
-    transcode = verbs.add_parser("transcode", help="make videos anew, small and fast to decode, with their manifest")
-    transcode.add_argument("source", help="manifest (.parquet), or what `rayjepa index` takes")
-    transcode.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new, empty, or to be continued")
-    transcode.add_argument(
-        "--short", type=int, default=288, metavar="PX", help="short side; never enlarged; default 288"
+    _add_transcode(
+        verbs.add_parser("transcode", help="make videos anew, small and fast to decode, with their manifest")
     )
-    transcode.add_argument("--gop", type=int, default=16, help="frames from one key frame to the next; default 16")
-    transcode.add_argument("--b-frames", type=int, default=7, help="frames between two that others need; default 7")
-    transcode.add_argument("--crf", type=int, default=23, help="x264's quality, 0 to 51, lower is better; default 23")
-    transcode.add_argument("--x264-preset", default="veryfast", help="effort of the encoder; default veryfast")
-    transcode.add_argument("--tune", default="fastdecode", help="fastdecode or none; default fastdecode")
-    transcode.add_argument("--labels", type=Path, help="as of `rayjepa index`, if the source is no manifest")
-    transcode.add_argument("--clips", type=int, default=32, help="clips to measure the speed-up on; default 32")
-    transcode.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="data.* and cluster.* keys, such as cluster.decoders=16"
-    )
-    transcode.set_defaults(verb=_transcode)
 
     report = verbs.add_parser("report", help="write the page of a run")
     report.add_argument("run_dir", type=Path)
@@ -120,6 +106,25 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_bench(verbs.add_parser("bench", help="measure a part on this machine"))
     return parser
+
+
+def _add_transcode(transcode: argparse.ArgumentParser) -> None:
+    transcode.add_argument("source", help="manifest (.parquet), or what `rayjepa index` takes")
+    transcode.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new, empty, or to be continued")
+    transcode.add_argument(
+        "--short", type=int, default=288, metavar="PX", help="short side; never enlarged; default 288"
+    )
+    transcode.add_argument("--gop", type=int, default=16, help="frames from one key frame to the next; default 16")
+    transcode.add_argument("--b-frames", type=int, default=7, help="frames between two that others need; default 7")
+    transcode.add_argument("--crf", type=int, default=23, help="x264's quality, 0 to 51, lower is better; default 23")
+    transcode.add_argument("--x264-preset", default="veryfast", help="effort of the encoder; default veryfast")
+    transcode.add_argument("--tune", default="fastdecode", help="fastdecode or none; default fastdecode")
+    transcode.add_argument("--labels", type=Path, help="as of `rayjepa index`, if the source is no manifest")
+    transcode.add_argument("--clips", type=int, default=32, help="clips to measure the speed-up on; default 32")
+    transcode.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="data.* and cluster.* keys, such as cluster.decoders=16"
+    )
+    transcode.set_defaults(verb=_transcode)
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal
@@ -150,29 +151,10 @@ class Shipper:
         how = f"flags=bicubic:out_range={RANGES[layout.full_range]}:out_color_matrix={MATRICES[layout.matrix]}"
         target, how = ("gbrp", RGB) if self.spec.pixels == "rgb" else ("yuv420p", f"{how}:out_chroma_loc=center")
         how = f"{how}:in_chroma_loc={self.siting}"
-        graph = Graph()
-        graph.threads = 1  # the default is a thread pool of all CPUs per graph
-        nodes = [
-            graph.add(
-                "buffer",
-                video_size=f"{frame.width}x{frame.height}",
-                pix_fmt=frame.format.name,
-                time_base="1/1",
-                pixel_aspect="1/1",
-                colorspace=str(int(frame.colorspace)),
-                range=str(int(frame.color_range)),
-            ),
-            *self._crop(graph, frame),
-            graph.add("scale", f"{width}:{height}:{how}"),
-            graph.add("format", target),
-            graph.add("buffersink"),
-        ]
-        for node, following in pairwise(nodes):
-            node.link_to(following)
-        graph.configure()
-        self._graph, self._source, self._sink = graph, nodes[0], nodes[-1]
+        filters = [*self._crop(frame), ("scale", f"{width}:{height}:{how}"), ("format", target)]
+        self._graph, self._source, self._sink = linked(frame, filters)
 
-    def _crop(self, graph: Graph, frame: VideoFrame) -> list[Any]:
+    def _crop(self, frame: VideoFrame) -> list[tuple[str, str]]:
         """The crop in the coded frame, which is drawn in the displayed one with square pixels."""
         if self.spec.window.kind == "whole":
             return []
@@ -181,7 +163,7 @@ class Shipper:
         box = coded_box(crop_box(self.spec.window, *displayed), across, down, self._turns)
         x, w = _narrowed(box[0], box[2], across, frame.width)
         y, h = _narrowed(box[1], box[3], down, frame.height)
-        return [graph.add("crop", f"{w}:{h}:{x}:{y}")]
+        return [("crop", f"{w}:{h}:{x}:{y}")]
 
     def _laid(self, frame: VideoFrame) -> Layout:
         """Colours and place of the clip, from its first frame."""
@@ -232,6 +214,26 @@ class Shipper:
 def siting_of(codec: str) -> Siting:
     """Where a codec has its chroma, unless a file says otherwise, which PyAV does not tell."""
     return "center" if codec in ("mjpeg", "mpeg1video", "h263", "h263p", "flv", "theora") else "left"
+
+
+def linked(frame: VideoFrame, filters: Sequence[tuple[str, str | None]]) -> tuple[Graph, Any, Any]:
+    """A graph of these filters (name, arguments) for frames like this one, with its source and its sink; one thread."""
+    graph = Graph()
+    graph.threads = 1  # the default is a thread pool of all CPUs per graph
+    source = graph.add(
+        "buffer",
+        video_size=f"{frame.width}x{frame.height}",
+        pix_fmt=frame.format.name,
+        time_base="1/1",
+        pixel_aspect="1/1",
+        colorspace=str(int(frame.colorspace)),
+        range=str(int(frame.color_range)),
+    )
+    nodes = [source, *(graph.add(name, how) for name, how in filters), graph.add("buffersink")]
+    for node, following in pairwise(nodes):
+        node.link_to(following)
+    graph.configure()
+    return graph, nodes[0], nodes[-1]
 
 
 def squared(width: int, height: int, stretch: Fraction) -> tuple[int, int]:

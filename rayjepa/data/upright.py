@@ -1,19 +1,17 @@
 """Frames at another size, the way up in which they are displayed, in their own colours. The child imports this."""
 
 from fractions import Fraction
-from itertools import pairwise
 
-from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from rayjepa.data.clip import MATRICES
-from rayjepa.data.convert import FULL_RANGE, KEPT, RANGES, colours, quarter_turns, squared
+from rayjepa.data.convert import FULL_RANGE, KEPT, RANGES, colours, linked, quarter_turns, squared
 
 SMPTE_170M = 6
 """Number in ITU-T H.273 of the BT.601 that colours become which are not kept as they are."""
 SITING = "in_chroma_loc=left:out_chroma_loc=left"
 """Chroma stays where nearly all videos have it, and where a decoder of H.264 looks for it."""
-TURNS = (
+TURNS: tuple[tuple[tuple[str, str | None], ...], ...] = (
     (),
     (("transpose", "cclock"),),
     (("hflip", None), ("vflip", None)),
@@ -56,24 +54,6 @@ class Upright:
 
     def _build(self, frame: VideoFrame) -> None:
         width, height = self._coded
-        graph = Graph()
-        graph.threads = 1  # the default is a thread pool of all CPUs per graph
-        nodes = [
-            graph.add(
-                "buffer",
-                video_size=f"{frame.width}x{frame.height}",
-                pix_fmt=frame.format.name,
-                time_base="1/1",
-                pixel_aspect="1/1",
-                colorspace=str(int(frame.colorspace)),
-                range=str(int(frame.color_range)),
-            ),
-            graph.add("scale", f"{width}:{height}:flags=bicubic+accurate_rnd:{self._colours}:{SITING}"),
-            graph.add("format", "yuv420p"),
-            *(graph.add(name, how) for name, how in TURNS[self.turns]),
-            graph.add("buffersink"),
-        ]
-        for node, following in pairwise(nodes):
-            node.link_to(following)
-        graph.configure()
-        self._graph, self._source, self._sink = graph, nodes[0], nodes[-1]
+        scale = ("scale", f"{width}:{height}:flags=bicubic+accurate_rnd:{self._colours}:{SITING}")
+        filters = [scale, ("format", "yuv420p"), *TURNS[self.turns]]
+        self._graph, self._source, self._sink = linked(frame, filters)
