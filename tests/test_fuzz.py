@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -132,7 +133,9 @@ def test_a_copy_that_ends_its_child_is_kept_and_named_and_costs_nothing_else(tmp
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (kept,) = tmp_path.glob("000004-*.mkv")
-    assert f"{kept.name}: SIGSEGV (crash), 1 x; rayjepa fuzz-decode --again {kept}" in done.stdout
+    # How often depends on the tape, and so on the folder's name: another bad copy may draw this one in its place.
+    line = rf"{re.escape(kept.name)}: SIGSEGV \(crash\), \d+ x; rayjepa fuzz-decode --again {re.escape(str(kept))}\n"
+    assert re.search(line, done.stdout), done.stdout
     found = json.loads((tmp_path / "found.json").read_text())
     assert sum(cell["copies"] for cell in found["fates"]) == 12
     assert kept.name in {killer["name"] for killer in found["killers"]}
