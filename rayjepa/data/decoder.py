@@ -92,6 +92,11 @@ class Decoder:
         """Versions of PyAV and of libavcodec in the child."""
         return self._errands.started().versions
 
+    @property
+    def isolation(self) -> tuple[str, ...]:
+        """What the child has given up: files, privileges, and system calls by `seccomp`, where the kernel has it."""
+        return self._errands.started().isolation
+
     def clips(self, specs: Sequence[ClipSpec], substitute: Callable[[int, int], ClipSpec]) -> Decoded:
         """A clip for each spec, or for the first of its substitutes `substitute(index, attempt)` that decodes.
 

@@ -72,6 +72,8 @@ class Sandbox:
         self.writes = writes
         self.versions: dict[str, str] = {}
         """Of the libraries in it; empty until it is ready."""
+        self.isolation: tuple[str, ...] = ()
+        """What it has given up; empty until it is ready."""
         self._open: deque[list[tuple[float, float]]] = deque()  # deadlines of the requests of messages in flight
         place = Memory(mmap.PAGESIZE)
         self._place = place.mapped
@@ -136,7 +138,8 @@ class Sandbox:
             if message is None:
                 raise self._end()
             refuse_old(message["versions"])
-            _warn_if_bare(tuple(message["ready"]))
+            self.isolation = tuple(message["ready"])
+            _warn_if_bare(self.isolation)
             self.versions = message["versions"]
             self._since = time.monotonic()
 

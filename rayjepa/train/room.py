@@ -1,0 +1,17 @@
+"""What a run asks of the machines that it is on: logical CPUs and memory of its processes."""
+
+from rayjepa.config import RunConfig
+
+# Memory of one train worker (torch, DeepSpeed) and of one decode actor with its child, measured on CPU: RSS 0.5-0.8
+# and 0.2 GiB. A worker group that cannot fit is refused before it starts rather than killed while it trains.
+WORKER_GIB, DECODER_GIB = 0.6, 0.2
+
+
+def logical_cpus(run: RunConfig) -> int:
+    """Logical CPUs that the run needs: train workers, decode actors, and one for Ray Data's own tasks."""
+    return int(-(-run.cluster.workers * run.cluster.cpus_per_worker // 1)) + run.cluster.decoders + 1
+
+
+def memory_gib(run: RunConfig) -> float:
+    """Memory that a run with a cluster of its own takes on this machine, its object store included."""
+    return run.cluster.workers * WORKER_GIB + run.cluster.decoders * DECODER_GIB + run.cluster.object_store_gib
