@@ -1,22 +1,26 @@
 """The Ray cluster of a run: somebody's by address, else one of our own that nobody else sees."""
 
+import functools
 import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rayjepa.config import RunConfig
+from rayjepa.train.room import logical_cpus, memory_gib
+
+if TYPE_CHECKING:
+    from rayjepa.on_ray.placement import Part
 
 log = logging.getLogger(__name__)
-
-# Memory of one train worker (torch, DeepSpeed) and of one decode actor with its child, measured on CPU: RSS 0.5-0.8
-# and 0.2 GiB. A worker group that cannot fit is refused before it starts rather than killed while it trains.
-WORKER_GIB, DECODER_GIB = 0.6, 0.2
 
 # Set before ray is imported: it reads its environment then. Users' own values win.
 ENVIRONMENT = {
@@ -24,9 +28,20 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     # The controller takes one report per poll, so its period is the floor of the time of a checkpoint.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A worker group waits for nodes that boot, images and all; Ray's minute would be over, and over again. What is
+    # missing is said meanwhile.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
     # Ray's metrics exporter needs the dashboard's extras.
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
+
+# Trials' drivers each take one unit of this custom resource and no CPU.
+SEAT = "sweep"
+# Memory of a trial's driver (torch, Ray Train): RSS.
+TRIAL_GIB = 0.5
+
+# The node of a cluster of our own has this label, by which every process of the cluster knows it.
+EMBEDDED = {"rayjepa.io/cluster": "embedded"}
 
 
 def address_of(run: RunConfig) -> str | None:
@@ -35,9 +50,10 @@ def address_of(run: RunConfig) -> str | None:
 
 
 @contextmanager
-def cluster(run: RunConfig, *, logs: Path | None = None) -> Iterator[None]:
+def cluster(run: RunConfig, *, logs: Path | None = None, trials: int = 0) -> Iterator[None]:
     """Connect this process to the run's cluster; an embedded one ends with the block, its temp folder too.
 
+    Of a sweep, `trials` runs are to fit at once: an embedded cluster then has a seat for the driver of each.
     What Ray's nodes tell the driver goes to `logs`/messages.txt and not into the display (an attempt's record says why
     its workers ended). If the block fails, what an embedded cluster's processes wrote is kept in `logs` too.
     Raises:  RuntimeError if the cluster cannot be reached, or cannot hold the run: with the numbers and the knobs.
@@ -47,12 +63,16 @@ def cluster(run: RunConfig, *, logs: Path | None = None) -> Iterator[None]:
     address = address_of(run)
     if logs is not None:
         logs.mkdir(parents=True, exist_ok=True)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     # Ray prints such messages from a thread to what is sys.stdout then; there is no switch for it in 2.60.
     with (
         (logs / "messages.txt" if logs else Path(os.devnull)).open("a") as messages,
         redirect_stdout(messages),
-        _attached(address) if address else _embedded(run, logs),
+        _attached(address) if address else _embedded(run, logs, trials),
     ):
+        # Connecting to Ray put an exit of its own in the place of what saves.
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         _check_room(run)
         yield
 
@@ -76,9 +96,9 @@ def _attached(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _embedded(run: RunConfig, logs: Path | None) -> Iterator[None]:
+def _embedded(run: RunConfig, logs: Path | None, trials: int) -> Iterator[None]:
     """A cluster of this process: own temp folder and ports, own token, logical CPUs as the run needs them."""
-    _check_machine(run)
+    _check_machine(run, trials)
     # A token of our own, in this process tree only: Ray would otherwise write one to the user's home.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
@@ -89,8 +109,10 @@ def _embedded(run: RunConfig, logs: Path | None) -> Iterator[None]:
     try:
         ray.init(
             address="local",
-            num_cpus=logical_cpus(run),
-            object_store_memory=int(run.cluster.object_store_gib * 2**30),
+            labels=EMBEDDED,
+            num_cpus=logical_cpus(run) * max(trials, 1),
+            resources={SEAT: trials} if trials else None,
+            object_store_memory=int(run.cluster.object_store_gib * max(trials, 1) * 2**30),
             include_dashboard=False,
             _temp_dir=folder,
             log_to_driver=False,
@@ -109,45 +131,67 @@ def _embedded(run: RunConfig, logs: Path | None) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def logical_cpus(run: RunConfig) -> int:
-    """Logical CPUs that the run needs: train workers, decode actors, and one for Ray Data's own tasks."""
-    return int(-(-run.cluster.workers * run.cluster.cpus_per_worker // 1)) + run.cluster.decoders + 1
-
-
-def _check_machine(run: RunConfig) -> None:
-    need = run.cluster.workers * WORKER_GIB + run.cluster.decoders * DECODER_GIB + run.cluster.object_store_gib
+def _check_machine(run: RunConfig, trials: int) -> None:
+    need = trials * (memory_gib(run) + TRIAL_GIB) if trials else memory_gib(run)
     have = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     sizes = f"cluster.workers={run.cluster.workers} and cluster.decoders={run.cluster.decoders}"
+    sizes = f"{trials} trials at once with {sizes}" if trials else sizes
     if need > have:
         raise RuntimeError(
             f"{sizes} need about {need:.1f} GiB of memory here and {have:.1f} GiB are free; "
             "lower them, or attach to a cluster with cluster.address"
         )
     cores = len(os.sched_getaffinity(0))
-    if run.cluster.workers * run.train.threads + run.cluster.decoders > 2 * cores:
+    if max(trials, 1) * (run.cluster.workers * run.train.threads + run.cluster.decoders) > 2 * cores:
         warnings.warn(f"{sizes} share {cores} cores: the run is correct, and slow", stacklevel=2)
 
 
 def _check_room(run: RunConfig) -> None:
-    """Refuse a worker group that would leave Ray Data no CPU: it would wait for ever."""
+    """Refuse a run that this cluster will never hold; one whose nodes may still come, or are in use, will wait."""
+    from rayjepa.on_ray import placement, waiting
+
+    parts = parts_of(run, gpus=use_gpus(run))
+    nodes = waiting.read_status().nodes
+    lacking = placement.unplaced(parts, nodes, idle=True)
+    if not lacking:
+        return
+    why = "It has no autoscaler that could add them"
+    if not is_embedded() and waiting.autoscaler() != "none":
+        log.info("the cluster is smaller than the run: asking its autoscaler for %s", placement.listed(lacking))
+        if waiting.can_grow(parts):
+            return
+        why = "Its autoscaler says that it cannot bring them: no node type of it fits, or their maxima are too small"
+    raise RuntimeError(placement.refusal(parts, lacking, nodes, why=why))
+
+
+def is_embedded() -> bool:
+    """Whether the connected cluster is one of our own, for one run or sweep, on one machine."""
     import ray
 
-    cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
-    need = logical_cpus(run)
-    if cpus < need:
-        raise RuntimeError(
-            f"the cluster has {cpus:g} CPUs and the run needs {need}: {run.cluster.workers} (cluster.workers) "
-            f"x {run.cluster.cpus_per_worker:g} (cluster.cpus_per_worker) + {run.cluster.decoders} (cluster.decoders) "
-            "+ 1 for Ray Data's own tasks"
-        )
-    if run.cluster.gpus and gpus < run.cluster.workers:
-        raise RuntimeError(f"cluster.gpus=true needs {run.cluster.workers} GPUs (cluster.workers); it has {gpus:g}")
+    return any(EMBEDDED.items() <= node["Labels"].items() for node in ray.nodes())
+
+
+def parts_of(run: RunConfig, *, gpus: bool) -> "tuple[Part, Part]":
+    """What the run asks of the connected cluster, for training and for decoding; an embedded one needs no labels."""
+    from rayjepa.on_ray.placement import decode_part, train_part
+
+    labels = not is_embedded()
+    return train_part(run, gpus=gpus, labels=labels), decode_part(run, labels=labels)
 
 
 def use_gpus(run: RunConfig) -> bool:
-    """Whether each worker gets a GPU: as set, else if the connected cluster has enough."""
+    """Whether each worker gets a GPU: as set, else if the connected cluster has enough, or may get them."""
     import ray
 
     if run.cluster.gpus is not None:
         return run.cluster.gpus
-    return ray.cluster_resources().get("GPU", 0) >= run.cluster.workers
+    present = ray.cluster_resources().get("GPU", 0) >= run.cluster.workers
+    return present or (not is_embedded() and _may_come(parts_of(run, gpus=True)[0]))
+
+
+@functools.cache
+def _may_come(part: "Part") -> bool:
+    """Asked once a process: the answer takes an autoscaler some seconds, and decides what the run is."""
+    from rayjepa.on_ray.waiting import can_grow
+
+    return can_grow([part])

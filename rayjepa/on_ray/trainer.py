@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -18,32 +19,69 @@ from rayjepa.config import RunConfig
 from rayjepa.data import manifest
 from rayjepa.data.tape import Tape
 from rayjepa.on_ray.actor import Columns
-from rayjepa.on_ray.cluster import use_gpus
+from rayjepa.on_ray.cluster import parts_of, use_gpus
+from rayjepa.on_ray.placement import Part, selector
 from rayjepa.on_ray.stream import batches, stream
-from rayjepa.train import attempts, history
+from rayjepa.on_ray.waiting import BRIEF_S, Notice, read_status, wait_for_room, waits_for
+from rayjepa.train import attempts, history, shortage
+from rayjepa.train.checkpoint import finished_steps, restart_point
 from rayjepa.train.session import Outcome, take_part
 
 log = logging.getLogger(__name__)
 
 
+# How often the nodes are looked at while a run trains: what it lacks is said once it has lacked it for some seconds.
+LOOK_S = 5.0
+
+
 def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading.Thread], None]) -> Outcome:
     """Train the run on the connected cluster until it ends; `watch` has the main thread meanwhile.
 
-    `watch` gets the thread that waits for Ray, and returns once that thread is done.
+    `watch` gets the thread that waits for Ray, and returns once that thread is done. As long as the cluster has no room
+    for the whole run, nothing is started, and the log says what is missing.
     Raises:  RuntimeError with the first cause if the worker group failed more often than cluster.max_failures.
     """
     gpus = use_gpus(run)
     context = DataContext.get_current()
     context.enable_progress_bars = context.enable_operator_progress_bars = False
-    trainer = TorchTrainer(
+    parts = parts_of(run, gpus=gpus)
+    trainer = _trainer(run, run_dir, owner=owner, gpus=gpus, parts=parts)
+    results: list[Outcome] = []
+    errors: list[BaseException] = []
+    ended = threading.Event()
+
+    def wait() -> None:
+        try:
+            room = wait_for_room(parts, stopped=lambda: ended.is_set() or _stop_asked(run_dir))
+            results.append(_accompany(trainer, run_dir, parts, ended) if room else _saved(run_dir))
+        except BaseException as error:  # noqa: BLE001  handed to the main thread, which decides
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait, name="ray-train", daemon=True)
+    waiting.start()
+    try:
+        watch(waiting)
+    except BaseException:
+        # The thread must not meet a Ray that is gone: it would start one of its own.
+        ended.set()
+        waiting.join(2 * LOOK_S)
+        raise
+    if errors:
+        raise RuntimeError(shortage.completed(cause(errors[0]), run)) from errors[0]
+    return results[0]
+
+
+def _trainer(run: RunConfig, run_dir: Path, *, owner: str, gpus: bool, parts: tuple[Part, Part]) -> TorchTrainer:
+    train, decode = parts
+    return TorchTrainer(
         _rank,
         train_loop_config={"run": run, "run_dir": str(run_dir), "owner": owner, "gpus": gpus},
-        # The backend goes by what the machine has, not by the resource's name: tests declare GPUs that are not there.
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=run.cluster.workers,
             use_gpu=gpus,
-            resources_per_worker={"CPU": run.cluster.cpus_per_worker} | ({"GPU": 1} if gpus else {}),
+            resources_per_worker=dict(train.resources),
+            label_selector=selector(train.label) or None,
         ),
         # Ray's own records; never the source of truth, so a name of their own for each driver.
         run_config=ray.train.RunConfig(
@@ -53,24 +91,62 @@ def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading
             callbacks=[_Restarts(str(run_dir))],
         ),
         datasets={"train": _Tapes(run, str(run_dir), owner)},
-        # Locality would hand a block to the rank beside it: the round robin, and with it the tape, needs it off.
-        dataset_config=DataConfig(enable_shard_locality=False, execution_options=ExecutionOptions(preserve_order=True)),
+        # Locality would hand a block to the rank beside it: the round robin, and with it the tape, needs it off. The
+        # label binds all that Ray Data starts, its reads too, and goes to the autoscaler with what it asks for.
+        dataset_config=DataConfig(
+            enable_shard_locality=False,
+            execution_options=ExecutionOptions(preserve_order=True, label_selector=selector(decode.label) or None),
+        ),
     )
+
+
+def _accompany(trainer: TorchTrainer, run_dir: Path, parts: tuple[Part, Part], ended: threading.Event) -> Outcome:
+    """What training comes to, or what is saved if its user stops it while it waits for nodes and cannot hear.
+
+    Ray Train starts a worker group again after a failure, and waits for its nodes without a word.
+    """
     results: list[Outcome] = []
     errors: list[BaseException] = []
 
-    def wait() -> None:
+    def train() -> None:
         try:
             results.append(cast("Outcome", trainer.fit().return_value))
-        except BaseException as error:  # noqa: BLE001  handed to the main thread, which decides
+        except BaseException as error:  # noqa: BLE001  raised below
             errors.append(error)
 
-    waiting = threading.Thread(target=wait, name="ray-train", daemon=True)
-    waiting.start()
-    watch(waiting)
+    training = threading.Thread(target=train, name="ray-train-fit", daemon=True)
+    training.start()
+    notice = Notice(patience_s=BRIEF_S)
+    while training.is_alive() and not ended.is_set():
+        training.join(LOOK_S)
+        try:
+            now = read_status()
+            lacked_s = notice(waits_for(*parts, now), now)
+        except ray.exceptions.RayError:  # a control store that does not answer shows in training soon enough
+            continue
+        if lacked_s > BRIEF_S and _unheard_s(run_dir) > BRIEF_S:
+            return _saved(run_dir)
     if errors:
-        raise RuntimeError(cause(errors[0])) from errors[0]
-    return results[0]
+        raise errors[0]
+    return results[0] if results else _saved(run_dir)
+
+
+def _stop_asked(run_dir: Path) -> bool:
+    return (run_dir / "stop").exists()
+
+
+def _unheard_s(run_dir: Path) -> float:
+    """For how many seconds the file `stop` has been there without a sign of life from rank 0."""
+    if not _stop_asked(run_dir):
+        return 0.0
+    signs = [path for path in (run_dir / "stop", run_dir / "progress.json") if path.exists()]
+    return time.time() - max(path.stat().st_mtime for path in signs)
+
+
+def _saved(run_dir: Path) -> Outcome:
+    """A run that was stopped before it could train on: what its last checkpoint holds."""
+    saved = restart_point(run_dir)
+    return Outcome(finished=finished_steps(saved) if saved else 0, checkpoint=str(saved) if saved else None)
 
 
 class _Tapes:
@@ -84,6 +160,7 @@ class _Tapes:
 
     def __call__(self) -> ray.data.Dataset:
         folder = Path(self.run_dir)
+        shortage.refuse_to_repeat(folder, owner=self.owner)
         attempt = history.begin_attempt(folder, owner=self.owner, world=self.run.ranks)
         return stream(self.run, manifest_path=folder / "manifest.parquet", start=attempt.start * self.run.train.clips)
 
@@ -132,7 +209,7 @@ def cause(error: BaseException) -> str:
     inner: Any = error
     while True:
         failures = getattr(inner, "worker_failures", None)
-        deeper = next(iter(failures.values())) if failures else getattr(inner, "_base_exc", None)
+        deeper = min(failures.values(), key=_is_aftermath) if failures else getattr(inner, "_base_exc", None)
         deeper = deeper or getattr(inner, "cause", None) or getattr(inner, "controller_failure", None)
         if deeper is None:
             break
@@ -140,4 +217,11 @@ def cause(error: BaseException) -> str:
     if isinstance(inner, ray.exceptions.ActorDiedError):
         return "a worker's process died (killed, out of memory, or its node was lost)"
     text = str(inner).strip()
+    if isinstance(inner, ray.exceptions.OutOfMemoryError):
+        return f"{shortage.KILLED}: Ray ended a worker ({text.partition('. ')[0]})"
     return text if type(inner) in (RuntimeError, ValueError) and text else f"{type(inner).__name__}: {text}"
+
+
+def _is_aftermath(error: BaseException) -> bool:
+    """Whether it may be what other ranks meet in a collective when one is out of memory."""
+    return not cause(error).startswith(shortage.SHORT)
