@@ -1,0 +1,14 @@
+"""Search a space of knobs on the cluster that runs this file as a job.
+
+    ray job submit --working-dir . -- python jobs/sweep.py --preset demo --space demo name=masks out=/shared/sweeps
+
+For a checkout that is sent as the working directory. It is `rayjepa job sweep`; `rayjepa submit sweep` sends that too,
+after checking what usually goes wrong. Exit status: 0 done, 1 failed, 2 a mistake in the words, 130 stopped.
+"""
+
+import sys
+
+from rayjepa.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["job", "sweep", *sys.argv[1:]]))
