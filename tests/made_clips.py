@@ -13,6 +13,7 @@ from rayjepa.data.tape import micro_batch_ids
 from rayjepa.masks import splits_for
 from rayjepa.objective import score
 from rayjepa.train.engine import Step
+from rayjepa.train.partition import Partition
 from rayjepa.views import to_views
 
 SPOILS = {
@@ -43,7 +44,7 @@ def made_spec(run: RunConfig, index: int, attempt: int = 0) -> ClipSpec:
     )
 
 
-def made_clips(run: RunConfig, ids: range) -> ClipBatch:
+def made_clips(run: RunConfig, ids: Sequence[int]) -> ClipBatch:
     specs = tuple(made_spec(run, i) for i in ids)
     rows = [
         torch.randint(0, 256, (s.nbytes,), generator=torch.Generator().manual_seed(s.index), dtype=torch.uint8)
@@ -81,7 +82,8 @@ def take_step(engine: Any, run: RunConfig, step: int, *, spoil: str = "", stop: 
 def snapshot(engine: Any) -> dict[str, Tensor]:
     """Everything that a step may change on this rank."""
     state = {f"{p.kind} {p.name} {p.start}": p.data.clone() for p in engine._pieces()}
-    return state | {f"live {name}": p.data.clone() for name, p in engine.jepa.named_parameters()}
+    here = Partition(engine.rank, engine.world)
+    return state | {f"live {name}": here.share(p).clone() for name, p in engine.jepa.named_parameters()}
 
 
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:

@@ -10,7 +10,17 @@ from made_clips import square
 from rayjepa.config import RunConfig, resolve
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import ClipSpec, Window
-from rayjepa.health import ceiling, clip_features, examine, feature_std, gathered, random_target, rankme, share
+from rayjepa.health import (
+    ceiling,
+    clip_features,
+    examine,
+    feature_std,
+    gathered,
+    most_passes,
+    random_target,
+    rankme,
+    share,
+)
 from rayjepa.model import build, make_target
 from rayjepa.views import to_views
 
@@ -102,6 +112,19 @@ def test_a_clips_feature_is_the_mean_over_tokens_of_the_targets_last_level() -> 
     (level,) = target(to_views(batches[1], run, device="cpu"))
     torch.testing.assert_close(found[2:4], level.mean(dim=1))
     assert clip_features(target, [], run, device="cpu").shape == (0, run.model.width)
+
+
+@pytest.mark.parametrize("clips", [1, 4, 5, 8, 9])
+def test_ranks_with_fewer_clips_run_as_many_forward_passes(clips: int) -> None:
+    run = resolve("tiny", {"cluster.workers": 0})
+    target, batches = make_target(build(run).encoder), held_out(run, 10)
+    runs: list[int] = []
+    target.register_forward_hook(lambda *_: runs.append(1))
+    counts = [-(-len(share(range(clips), rank=rank, world=2)) // 2) for rank in range(2)]
+    for count in counts:
+        found = clip_features(target, batches[:count], run, device="cpu", passes=most_passes(clips, world=2, batch=2))
+        assert len(found) == 2 * count
+    assert len(runs) == 2 * max(counts)
 
 
 def test_the_floor_is_an_encoder_of_the_same_shape_from_another_seed() -> None:

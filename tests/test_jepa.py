@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from rayjepa.config import PredictorConfig, RunConfig, resolve
 from rayjepa.data.clip import ClipSpec, Window
 from rayjepa.masks import Split, splits_for
 from rayjepa.model import Jepa, Prediction, Predictor, build, make_target
+from rayjepa.model.vit import Block
 
 
 @pytest.fixture
@@ -133,6 +135,31 @@ def test_every_parameter_has_a_gradient_and_the_target_has_none(run: RunConfig) 
     torch.stack([term.prediction.square().mean() for term in prediction.terms]).sum().backward()
     assert [name for name, p in jepa.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
     assert not any(term.target.requires_grad for term in prediction.terms)
+
+
+def test_recomputed_blocks_run_twice_in_training_alone_and_change_no_bit(run: RunConfig) -> None:
+    again = dataclasses.replace(run, train=dataclasses.replace(run.train, checkpoint_blocks=True))
+    trained, followed, gradients = [0, 0], [0, 0], []
+    for place, each in enumerate((run, again)):
+        jepa, x, splits = build(each), views(each), splits_for(each, step=0, specs=specs(each))
+        target = make_target(jepa.encoder)
+        for part, runs in ((jepa, trained), (target, followed)):
+            for block in (m for m in part.modules() if isinstance(m, Block)):
+                block.norm1.register_forward_hook(functools.partial(_count, runs, place))
+        terms = jepa(x, splits, target(x)).terms
+        torch.stack([term.prediction.square().mean() for term in terms]).sum().backward()
+        with torch.no_grad():
+            jepa(x, splits, target(x))
+        jepa.eval()(x, splits, target(x))
+        gradients.append([p.grad for p in jepa.parameters()])
+    blocks = (run.model.depth + run.predictor.depth) * len(run.masks.multiblock)
+    assert trained == [3 * blocks, 4 * blocks]
+    assert followed == [3 * run.model.depth] * 2
+    assert all(torch.equal(kept, recomputed) for kept, recomputed in zip(*gradients, strict=True))
+
+
+def _count(runs: list[int], place: int, *_: object) -> None:
+    runs[place] += 1
 
 
 def test_the_target_follows_the_recurrence(run: RunConfig) -> None:

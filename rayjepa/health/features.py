@@ -1,7 +1,7 @@
 """Features of the held-out clips: each rank its share, then all of them on every rank, in order."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -22,12 +22,24 @@ def share(items: Sequence[Item], *, rank: int, world: int) -> Sequence[Item]:
     return items[rank::world]
 
 
+def most_passes(items: int, *, world: int, batch: int) -> int:
+    """Forward passes of the rank that `share` gives most."""
+    return -(-items // (world * batch))
+
+
 @torch.no_grad()
 def clip_features(
-    target: Target, batches: Iterable[ClipBatch], run: RunConfig, *, device: torch.device | str
+    target: Target, batches: Sequence[ClipBatch], run: RunConfig, *, device: torch.device | str, passes: int = 0
 ) -> Float[Tensor, "n D"]:
-    """One float32 vector per clip of `batches`, in their order: the mean over tokens of the target's last level."""
+    """One float32 vector per clip of `batches`, in their order: the mean over tokens of the target's last level.
+
+    Under ZeRO-3 ranks exchange weights in every forward pass: a rank with fewer batches than `passes` runs the missing
+    ones on a black clip, so that none waits for it.
+    """
     rows = [target(to_views(batch, run, device=device))[-1].float().mean(dim=1) for batch in batches]
+    size = (1, 3, run.data.frames, run.data.size_px, run.data.size_px)
+    for _ in range(passes - len(batches)):
+        target(torch.zeros(size, device=device))
     return torch.cat(rows) if rows else torch.empty(0, target.width, device=device)
 
 

@@ -11,7 +11,7 @@ from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import ClipSpec
 from rayjepa.data.decoder import Decoder
 from rayjepa.data.tape import Tape
-from rayjepa.health.features import clip_features, gathered, random_target, share
+from rayjepa.health.features import clip_features, gathered, most_passes, random_target, share
 from rayjepa.health.gauges import examine
 from rayjepa.model import Target
 
@@ -31,6 +31,7 @@ class HeldOut:
             log.warning("health looks at %d of %d clips wanted, of %s", self.clips, wanted, source)
         mine = share(specs, rank=rank, world=world)
         self.batches = list(_decoded(run, mine, specs))
+        self.passes = most_passes(len(specs), world=world, batch=run.health.batch)
         floor = examine(self._features(random_target(run).to(device)))
         rankme, std = floor["collapse/rankme"], floor["collapse/std_mean"]
         self.floor = {"collapse/rankme_floor": rankme, "collapse/std_floor": std}
@@ -40,7 +41,8 @@ class HeldOut:
         return examine(self._features(target)) | self.floor
 
     def _features(self, target: Target) -> torch.Tensor:
-        return gathered(clip_features(target, self.batches, self.run, device=self.device), self.world)
+        features = clip_features(target, self.batches, self.run, device=self.device, passes=self.passes)
+        return gathered(features, self.world)
 
 
 def _decoded(run: RunConfig, mine: Sequence[ClipSpec], everyone: tuple[ClipSpec, ...]) -> Iterator[ClipBatch]:

@@ -2,7 +2,7 @@
 
 from rayjepa.model.jepa import Jepa, Prediction, Term, build, sizes
 from rayjepa.model.predictor import Predictor
-from rayjepa.model.target import Target, make_target
+from rayjepa.model.target import Target, average_, make_target
 from rayjepa.model.vit import Levels, Tokeniser, Vit
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Term",
     "Tokeniser",
     "Vit",
+    "average_",
     "build",
     "make_target",
     "sizes",

@@ -43,12 +43,13 @@ class Jepa(nn.Module):
     def __init__(self, run: RunConfig) -> None:
         super().__init__()
         self.names = masks.names(run.masks)
-        self.encoder = Vit(run.model)
+        self.encoder = Vit(run.model, checkpoint_blocks=run.train.checkpoint_blocks)
         self.predictor = Predictor(
             run.predictor,
             encoder_width=run.model.width,
             mask_types=len(self.names),
             pairing=run.model.rope_pairing,
+            checkpoint_blocks=run.train.checkpoint_blocks,
         )
 
     def forward(

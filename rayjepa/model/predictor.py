@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from rayjepa.config import PredictorConfig
 from rayjepa.model.rope import Pairing, rotation
-from rayjepa.model.vit import EPS, Block, compute_dtype
+from rayjepa.model.vit import EPS, Block, compute_dtype, through
 
 
 class Predictor(nn.Module):
@@ -16,8 +16,17 @@ class Predictor(nn.Module):
              tokens' own coordinates, not from the configured crop, so another resolution is predicted in place.
     """
 
-    def __init__(self, cfg: PredictorConfig, *, encoder_width: int, mask_types: int, pairing: Pairing) -> None:
+    def __init__(
+        self,
+        cfg: PredictorConfig,
+        *,
+        encoder_width: int,
+        mask_types: int,
+        pairing: Pairing,
+        checkpoint_blocks: bool = False,
+    ) -> None:
         super().__init__()
+        self.checkpoint_blocks = checkpoint_blocks
         self.pairing: Pairing = pairing
         self.head_dim = cfg.width // cfg.heads
         self.predictor_embed = nn.Linear(encoder_width, cfg.width)
@@ -42,6 +51,5 @@ class Predictor(nn.Module):
         x = torch.cat((seen, hidden), dim=1)
         at = torch.cat((context_at, target_at), dim=1)
         by = rotation(at, head_dim=self.head_dim, pairing=self.pairing, dtype=compute_dtype(x))
-        for block in self.predictor_blocks:
-            x = block(x, by)
+        x = through(self.predictor_blocks, x, by, recompute=self.checkpoint_blocks and self.training)
         return self.predictor_proj(self.predictor_norm(x[:, context.shape[1] :]))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # untyped in PyTorch
 
 from rayjepa.config import ModelConfig
 from rayjepa.model.rope import Pairing, Rotation, rotate, rotation
@@ -23,9 +24,10 @@ class Vit(nn.Module):
     Source:  V-JEPA (arXiv:2404.08471) and V-JEPA 2 (arXiv:2506.09985): pre-norm blocks, no class token, no dropout.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: ModelConfig, *, checkpoint_blocks: bool = False) -> None:
         super().__init__()
         self.width = cfg.width
+        self.checkpoint_blocks = checkpoint_blocks
         self.pairing: Pairing = cfg.rope_pairing
         self.patch_embed = Tokeniser(tubelet=cfg.tubelet, patch_px=cfg.patch_px, width=cfg.width)
         self.blocks = nn.ModuleList(
@@ -40,8 +42,7 @@ class Vit(nn.Module):
         Shapes:  coordinates (N, k) if all clips share them, else (B, N, k).
         """
         by = rotation(coordinates, head_dim=self.head_dim, pairing=self.pairing, dtype=compute_dtype(tokens))
-        for block in self.blocks:
-            tokens = block(tokens, by)
+        tokens = through(self.blocks, tokens, by, recompute=self.checkpoint_blocks and self.training)
         return (self.norm(tokens),)
 
 
@@ -105,6 +106,20 @@ class Mlp(nn.Module):
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """Each token's features, transformed on their own."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+def through(
+    blocks: nn.ModuleList, x: Float[Tensor, "B N D"], by: Rotation, *, recompute: bool
+) -> Float[Tensor, "B N D"]:
+    """`x` after all `blocks`; with `recompute`, backward makes a block's activations again instead of keeping them."""
+    recompute = recompute and torch.is_grad_enabled()
+    for block in blocks:
+        x = _recomputed(block, x, by) if recompute else block(x, by)
+    return x
+
+
+def _recomputed(block: nn.Module, x: Tensor, by: Rotation) -> Tensor:
+    return checkpoint(block, x, by, use_reentrant=False)  # pyright: ignore[reportUnknownVariableType]
 
 
 def initialise(module: nn.Module, *, generator: torch.Generator) -> None:

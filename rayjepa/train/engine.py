@@ -79,7 +79,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what the engine holds of the process. The model and the target stay usable."""
+        """Let go of what the engine holds of the process."""
         ...
 
 
@@ -129,6 +129,14 @@ def join_group(device: torch.device, *, always: bool) -> bool:
 def ranks() -> tuple[int, int]:
     """Rank and world size of this process; (0, 1) without a process group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def share_weights(jepa: Jepa) -> Jepa:
+    """The same model with rank 0's weights and buffers on every rank."""
+    if ranks()[1] > 1:
+        for tensor in jepa.state_dict().values():
+            dist.broadcast(tensor, src=0)
+    return jepa
 
 
 def gather_rows(row: Float64[Tensor, " K"]) -> Float64[Tensor, "W K"]:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,14 +50,16 @@ def whole(kind: Kind, name: str, tensor: Tensor) -> Piece:
     return Piece(kind=kind, name=name, shape=tuple(tensor.shape), start=0, data=tensor.data.view(-1), replicated=True)
 
 
-def untrained(jepa: nn.Module, target: nn.Module) -> Iterator[Piece]:
+def untrained(
+    jepa: nn.Module, target: nn.Module, *, piece: Callable[[Kind, str, Tensor], Piece] = whole
+) -> Iterator[Piece]:
     """Pieces of what no optimizer steps: frozen parameters, saved buffers, and the target under the encoder's names."""
     trained = {name for name, parameter in jepa.named_parameters() if parameter.requires_grad}
-    for name, tensor in jepa.state_dict().items():
+    for name, tensor in jepa.state_dict(keep_vars=True).items():
         if name not in trained:
-            yield whole("buffer", name, tensor)
-    for name, tensor in target.state_dict().items():
-        yield whole("target", name.removeprefix("encoder."), tensor)
+            yield piece("buffer", name, tensor)
+    for name, tensor in target.state_dict(keep_vars=True).items():
+        yield piece("target", name.removeprefix("encoder."), tensor)
 
 
 def shard_path(folder: Path, rank: int) -> Path:
@@ -73,7 +75,7 @@ def write_shard(folder: Path, pieces: Iterable[Piece], *, rank: int, world: int)
         shapes[f"{piece.kind}|{piece.name}"] = list(piece.shape)
         start, data = piece.start, piece.data
         if piece.replicated:
-            low, high = _cut(data.numel(), rank=rank, world=world)
+            low, high = cut(data.numel(), rank=rank, world=world)
             start, data = start + low, data[low:high]
         if data.numel():
             tensors[f"{piece.kind}|{piece.name}|{start}"] = data.detach().cpu().clone()
@@ -143,7 +145,7 @@ def _same_step(folder: Path, piece: Piece, value: float, seen: dict[int, tuple[s
         )
 
 
-def _cut(length: int, *, rank: int, world: int) -> tuple[int, int]:
+def cut(length: int, *, rank: int, world: int) -> tuple[int, int]:
     """Bounds of the rank's even share of `length` elements."""
     each = -(-length // world)
     return min(length, rank * each), min(length, (rank + 1) * each)

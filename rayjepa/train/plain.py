@@ -11,7 +11,7 @@ from torch import Tensor
 from rayjepa.config import RunConfig
 from rayjepa.masks import Split
 from rayjepa.model import Jepa, Prediction, make_target
-from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, to_device
+from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, share_weights, to_device
 from rayjepa.train.optim import Guard, adam_state, make_optimizer, set_rates
 from rayjepa.train.pieces import Piece, read_pieces, untrained, whole, write_shard
 
@@ -30,10 +30,7 @@ class PlainEngine:
         self.run, self.device = run, device
         self._made_group = join_group(device, always=False)
         self.rank, self.world = ranks()
-        self.jepa = jepa.to(device)
-        if self.world > 1:
-            for tensor in self.jepa.state_dict().values():
-                dist.broadcast(tensor, src=0)
+        self.jepa = share_weights(jepa.to(device))
         self.target = make_target(self.jepa.encoder)
         self.optimizer = make_optimizer(self.jepa, run.optim)
         self.guard = Guard(max_norm=run.optim.max_norm, device=device, world=self.world)

@@ -1,8 +1,14 @@
-"""The DeepSpeed engine, ZeRO stages 0 to 2: the only file that imports deepspeed (0.19.8).
+"""The DeepSpeed engine, ZeRO stages 0 to 3: the only file that imports deepspeed (0.19.8).
 
 Parameters stay float32 and bf16 is autocast, so that a parameter and its master have one value and the target can
-follow `p.data` by name. Two private names of DeepSpeed are read: `_global_grad_norm` (the norm, before it clips) and
-`_hp_mapping` (what a rank holds of a parameter); tests/test_zero.py has a test of each.
+follow the parameters by name. At stage 3 the target is a second engine, without an optimizer: every rank averages the
+shards that it holds, and nothing is gathered for it.
+
+Names that DeepSpeed does not document are used for the norm before it clips (`_global_grad_norm`), for what a rank
+holds of a parameter (`_hp_mapping` at stages 1 and 2, `grad_position` and `fp32_partitioned_groups_flat` at stage 3),
+to bring parameters in line with their masters (`_reassign_or_swap_out_partitioned_parameters`), and for its list of
+modules that are being run (`FWD_MODULE_STACK`); tests/test_zero.py and tests/test_stages.py fail if one comes to mean
+something else.
 """
 
 import atexit
@@ -11,6 +17,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +28,15 @@ from torch import Tensor, nn
 
 from rayjepa.config import RunConfig
 from rayjepa.masks import Split
-from rayjepa.model import Jepa, Prediction, make_target
+from rayjepa.model import Jepa, Prediction, average_, make_target
 from rayjepa.model.vit import Levels
-from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, to_device
+from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, share_weights, to_device
 from rayjepa.train.optim import Guard, adam_state, make_optimizer, set_rates
+from rayjepa.train.partition import Partition, full_shape
 from rayjepa.train.pieces import Kind, Piece, read_pieces, untrained, whole, write_shard
+
+PERSISTENT = 100_000
+"""Elements up to which a parameter stays gathered at stage 3: norms and biases, at any width that we know."""
 
 
 def deepspeed_config(run: RunConfig) -> dict[str, Any]:
@@ -43,6 +54,7 @@ def deepspeed_config(run: RunConfig) -> dict[str, Any]:
             "stage": run.zero.stage,
             "memory_efficient_linear": False,
             "overlap_comm": False,
+            "stage3_param_persistence_threshold": PERSISTENT,
             "reduce_bucket_size": 100_000_000,  # elements; DeepSpeed's default of 5e8 costs 2 GB in float32
             "allgather_bucket_size": 200_000_000,
         },
@@ -53,20 +65,30 @@ def deepspeed_config(run: RunConfig) -> dict[str, Any]:
 
 
 class ZeroEngine:
-    """DeepSpeed around the Jepa; target, schedules and checkpoints stay ours."""
+    """DeepSpeed around the Jepa; target, schedules and checkpoints stay ours.
+
+    At stage 3 parameters of `jepa` and `target` are empty outside their modules' forward passes; to read them, save.
+    """
 
     def __init__(self, run: RunConfig, jepa: Jepa, *, device: torch.device) -> None:
-        self.run, self.device, self.jepa, self.stage = run, device, jepa, run.zero.stage
+        self.run, self.device, self.stage = run, device, run.zero.stage
         deepspeed = _import_deepspeed(device)
         if join_group(device, always=True):
             atexit.register(dist.destroy_process_group)
         self.rank, self.world = ranks()
+        self.partition = Partition(self.rank, self.world)
+        self.jepa = share_weights(jepa.to(device))
+        self.target = make_target(jepa.encoder)  # before stage 3 takes the encoder apart
         self._client = make_optimizer(jepa, run.optim)
+        config = deepspeed_config(run)
         with _imports_quietly():  # here too: it imports its optimizers when it first sees ours
-            self.engine, self.optimizer, _, _ = deepspeed.initialize(
-                model=_Tuples(jepa), optimizer=self._client, config=deepspeed_config(run)
+            self.engine, self.optimizer, *_ = deepspeed.initialize(
+                model=_Tuples(jepa), optimizer=self._client, config=config
             )
-        self.target = make_target(jepa.encoder).to(device)  # after initialize, which broadcasts rank 0's weights
+            # Without an optimizer: it partitions the target, and gathers each part of it for the forward pass.
+            self._follower = deepspeed.initialize(model=self.target, config=config)[0] if self.stage == 3 else None
+        self._running: list[nn.Module] = deepspeed.runtime.zero.parameter_offload.FWD_MODULE_STACK
+        self._depth = len(self._running)
         self.guard = Guard(max_norm=run.optim.max_norm, device=device, world=self.world)
         self._client.refuses = self._refuses
         self._refused: str | None = None
@@ -81,13 +103,17 @@ class ZeroEngine:
         """Predictions beside the target's features."""
         with torch.no_grad(), autocast(self.run, self.device):
             levels = self.target(views)
-        _, prediction = self.engine(views, to_device(splits, self.device), levels, index)
-        return prediction
+        self._depth = len(self._running)
+        hooked, prediction = self.engine(views, to_device(splits, self.device), levels, index)
+        terms = zip(prediction.terms, hooked, strict=True)
+        return replace(prediction, terms=tuple(replace(term, prediction=output) for term, output in terms))
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradients of `loss`; after the last micro-batch of a step they are reduced too."""
         self.guard.note(loss)
         self.engine.backward(loss, scale_wrt_gas=False)
+        # Recomputing a block stops where backward has what it needs, inside modules that DeepSpeed never sees end.
+        del self._running[self._depth :]
         self._micro += 1
         if self._micro < self.run.train.accumulation:
             self.engine.step()  # only counts: DeepSpeed finds the boundary by the number of these calls
@@ -108,7 +134,7 @@ class ZeroEngine:
             self._refused = self.guard.verdict(norm)
             assert self._refused is not None, f"DeepSpeed skipped a step of gradient norm {norm}"
         if self._refused is None:
-            self.target.update_(encoder_tensors(self.jepa), momentum=momentum)
+            self._move_target(momentum)
         return Step(refused=self._refused, grad_norm=norm, stop=self.guard.stop)
 
     def save(self, folder: Path) -> None:
@@ -118,12 +144,19 @@ class ZeroEngine:
     def load(self, folder: Path) -> None:
         """Take this rank's share of the state from `folder`, and bring the parameters in line with their masters."""
         read_pieces(folder, list(self._pieces()))
-        if self.stage > 0:
+        if self._follower is not None:
+            for group in range(len(self.optimizer.fp32_partitioned_groups_flat)):
+                self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            self.optimizer.empty_partition_cache()  # what is gathered now is of before
+            self._follower.optimizer.empty_partition_cache()
+        elif self.stage > 0:
             self.optimizer.update_lp_params()
 
     def close(self) -> None:
-        """Take DeepSpeed's hooks off the model; the process group stays, for DeepSpeed's next engine needs it."""
+        """Take DeepSpeed's hooks off the models; the process group stays, for DeepSpeed's next engine needs it."""
         self.engine.destroy()
+        if self._follower is not None:
+            self._follower.destroy()
 
     def _refuses(self) -> bool:
         """Asked by the client optimizer, once per flat group of one step: no collective in here."""
@@ -140,48 +173,62 @@ class ZeroEngine:
         """DeepSpeed computes none there; the gradients are reduced already and the same on all ranks."""
         return torch.nn.utils.get_total_norm([p.grad for p in self.jepa.parameters() if p.grad is not None])
 
-    def _pieces(self) -> Iterator[Piece]:
-        named = [(name, p) for name, p in self.jepa.named_parameters() if p.requires_grad]
-        if self.stage == 0:
-            for name, parameter in named:
-                state = adam_state(self._client, parameter)
-                yield whole("master", name, parameter)
-                yield whole("exp_avg", name, state["exp_avg"])
-                yield whole("exp_avg_sq", name, state["exp_avg_sq"])
-                yield whole("step", name, state["step"])
-        else:
-            flats = self.optimizer.single_partition_of_fp32_groups
-            group_of = {id(p): g for g, group in enumerate(self.optimizer.bit16_groups) for p in group}
-            for name, parameter in named:
-                yield from self._partitioned(name, parameter, flats[group_of[id(parameter)]])
-        yield from untrained(self.jepa, self.target)
+    def _move_target(self, momentum: float) -> None:
+        if self._follower is None:
+            self.target.update_(encoder_tensors(self.jepa), momentum=momentum)
+            return
+        own, new = (self.partition.shares(encoder) for encoder in (self.target.encoder, self.jepa.encoder))
+        average_(own, new, momentum=momentum)
+        self._follower.optimizer.empty_partition_cache()  # persistent parameters would stay as they were gathered
 
-    def _partitioned(self, name: str, parameter: Tensor, flat: Tensor) -> Iterator[Piece]:
-        """A rank's flat partition cuts through parameters anywhere; no mapping means that none of this one is here."""
-        state = adam_state(self._client, flat)
-        mapping = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
-        at, start, length = 0, 0, 0
-        if mapping is not None:
-            at, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-            start = mapping.lp_fragment_address.start
-        parts: tuple[tuple[Kind, Tensor], ...] = (
-            ("master", flat),
-            ("exp_avg", state["exp_avg"]),
-            ("exp_avg_sq", state["exp_avg_sq"]),
-        )
-        for kind, tensor in parts:
-            data = tensor.data.view(-1)[at : at + length]
-            shape = tuple(parameter.shape)
-            yield Piece(kind=kind, name=name, shape=shape, start=start, data=data, replicated=False)
-        yield whole("step", name, state["step"])
+    def _pieces(self) -> Iterator[Piece]:
+        for name, parameter in self.jepa.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            stepped, at, start, length = self._place(parameter)
+            state = adam_state(self._client, stepped)
+            parts: tuple[tuple[Kind, Tensor], ...] = (
+                ("master", stepped),
+                ("exp_avg", state["exp_avg"]),
+                ("exp_avg_sq", state["exp_avg_sq"]),
+            )
+            for kind, tensor in parts:
+                yield Piece(
+                    kind=kind,
+                    name=name,
+                    shape=full_shape(parameter),
+                    start=start,
+                    data=tensor.data.view(-1)[at : at + length],
+                    replicated=self.stage == 0,
+                )
+            yield whole("step", name, state["step"])
+        yield from untrained(self.jepa, self.target, piece=self.partition.piece)
+
+    def _place(self, parameter: Any) -> tuple[Tensor, int, int, int]:
+        """The tensor that is stepped for a parameter, and what this rank has in it: (tensor, at, start, length).
+
+        Elements [at, at + length) of the flattened tensor are [start, start + length) of the flattened parameter.
+        """
+        if self.stage == 0:
+            return parameter, 0, 0, parameter.numel()
+        if self.stage == 3:
+            group, at, _ = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
+            return self.optimizer.fp32_partitioned_groups_flat[group], at, *self.partition.bounds(parameter.ds_numel)
+        flats = zip(self.optimizer.bit16_groups, self.optimizer.single_partition_of_fp32_groups, strict=True)
+        flat = next(flat for group, flat in flats if any(parameter is p for p in group))
+        mapping = parameter._hp_mapping  # a rank's flat cuts through parameters anywhere; none: nothing of it is here
+        if mapping is None:
+            return flat, 0, 0, 0
+        here = mapping.hp_fragment_address
+        return flat, here.start, mapping.lp_fragment_address.start, here.numel
 
 
 class _Tuples(nn.Module):
     """A Jepa that also returns its predictions as a plain tuple.
 
     DeepSpeed prepares a backward pass (tells its optimizer of the accumulation boundary, among others) in hooks on the
-    tensors that it finds in what the model returns; it looks into tuples, and not into our dataclasses. All tests of
-    stages 0 to 2 passed without the hooks too, but that is not a way in which DeepSpeed is made to be used.
+    tensors that it finds in what the model returns; it looks into tuples, and not into our dataclasses. At stage 3 it
+    puts tensors of its own in their place, so a loss has to be taken of those.
     """
 
     def __init__(self, jepa: Jepa) -> None:
@@ -191,7 +238,8 @@ class _Tuples(nn.Module):
     def forward(
         self, views: Tensor, splits: tuple[Split, ...], levels: Levels, index: Tensor | None
     ) -> tuple[tuple[Tensor, ...], Prediction]:
-        prediction = self.jepa(views, splits, levels, index)
+        # Past the Jepa's own hooks, for those of stage 3 cannot look into a dataclass; it holds no parameter itself.
+        prediction = self.jepa.forward(views, splits, levels, index)
         return tuple(term.prediction for term in prediction.terms), prediction
 
 
