@@ -44,8 +44,8 @@ def resolve(preset: str | None, overrides: Mapping[str, object]) -> RunConfig:
     Raises:  ConfigError that names the key, its value, and what is allowed or nearest.
     """
     tree: dict[str, Any] = {} if preset is None else _read(preset)
-    tree = _merge({}, _flat(tree))
-    tree = _merge(tree, _flat(overrides))
+    tree = _merge({}, dotted(tree))
+    tree = _merge(tree, dotted(overrides))
     try:
         return _RUN.validate_python(tree)
     except ValidationError as error:
@@ -59,7 +59,7 @@ def dump(run: RunConfig) -> dict[str, Any]:
 
 def to_yaml(run: RunConfig) -> str:
     """YAML text of every knob, to be read back by `resolve`."""
-    return yaml.safe_dump(_plain(dump(run)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(lists(dump(run)), sort_keys=False, allow_unicode=True)
 
 
 def describe() -> list[Knob]:
@@ -106,12 +106,12 @@ def _read(preset: str) -> dict[str, Any]:
     return cast("dict[str, Any]", loaded or {})
 
 
-def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def dotted(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Dotted keys of a nested mapping; a mapping inside a list is a value."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(cast("Mapping[str, object]", value), f"{prefix}{key}.")
+            flat |= dotted(cast("Mapping[str, object]", value), f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -166,9 +166,10 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def _plain(value: Any) -> Any:
+def lists(value: Any) -> Any:
+    """The same with lists for tuples, which YAML cannot write."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in cast("dict[str, Any]", value).items()}
+        return {k: lists(v) for k, v in cast("dict[str, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in cast("list[Any]", value)]
+        return [lists(v) for v in cast("list[Any]", value)]
     return value
