@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "rayjepa"
 FLOOR = {
     "config": 0,
     **dict.fromkeys(("data", "masks", "views", "model", "objective", "health"), 1),
-    **dict.fromkeys(("train", "interop", "report", "bench"), 2),
+    **dict.fromkeys(("train", "interop", "report", "bench", "doctor"), 2),
     "on_ray": 3,
     "cli": 4,
 }

@@ -122,10 +122,7 @@ def house_rules(doc: Document) -> Iterator[str]:
         (container,) = pod["containers"]
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        if (
-            volumes[mounts.get("/mnt/shared", "shm")].get("persistentVolumeClaim", {}).get("claimName")
-            != "rayjepa-shared"
-        ):
+        if volumes[mounts.get("/shared", "shm")].get("persistentVolumeClaim", {}).get("claimName") != "rayjepa-shared":
             yield f"{group}: no shared storage"
         shm = quantity(volumes[mounts["/dev/shm"]]["emptyDir"]["sizeLimit"])
         store = float(groups_of(doc)[group]["rayStartParams"]["object-store-memory"])

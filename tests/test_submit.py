@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rayjepa.cli import main
-from rayjepa.cli.pretrain import stop_on_signal
+from rayjepa.cli.stopping import stop_on_signal
 from rayjepa.cli.submit import prepared
 
 TINY = ["--preset", "tiny", "out=/shared/runs"]
@@ -52,10 +52,10 @@ def test_a_token_is_named_by_its_place_and_never_printed(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/a token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/elsewhere/a token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     line = printed(capfd, "pretrain", *TINY)
-    assert line[:3] == ["RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN_PATH=/home/me/a token", "ray"]
+    assert line[:3] == ["RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN_PATH=/elsewhere/a token", "ray"]
     assert "secret" not in " ".join(line)
 
 
@@ -159,15 +159,17 @@ def test_a_cluster_that_kills_early_is_told_of(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_asks_a_training_run_to_save_and_ends_one_that_waits(tmp_path: Path, number: int) -> None:
-    with stop_on_signal(tmp_path) as stop:
+def test_the_first_signal_asks_and_ends_what_has_nothing_to_save_and_the_second_ends_all(
+    tmp_path: Path, number: int
+) -> None:
+    with stop_on_signal(tmp_path, says="saving", at_once=lambda: True) as stop:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
-        assert not (tmp_path / "stop").exists()
-    (tmp_path / "progress.json").touch()  # workers are there
-    with stop_on_signal(tmp_path) as stop:
-        os.kill(os.getpid(), number)
-        assert (tmp_path / "stop").exists()
         assert stop.asked
+        assert not (tmp_path / "stop").exists()
+    with stop_on_signal(tmp_path, says="saving") as stop:
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        assert (tmp_path / "stop").exists()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)

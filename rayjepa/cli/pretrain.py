@@ -1,15 +1,16 @@
 """The verb `pretrain`: from words to a finished run, or to one that can be resumed."""
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 from rayjepa.cli.display import display
-from rayjepa.config import DataConfig, RunConfig, resolve
+from rayjepa.cli.stopping import stop_on_signal
+from rayjepa.config import DataConfig, RunConfig, describe, resolve
 from rayjepa.data import manifest, synthetic
 from rayjepa.data.manifest import Manifest
 from rayjepa.train import folder
@@ -24,6 +25,29 @@ def pretrain(preset: str, overrides: Mapping[str, object]) -> int:
     videos = videos_of(run)
     run_dir, run = folder.create(run, videos, preset=Path(preset).stem)
     return _train(run, run_dir, videos)
+
+
+def pretrain_or_resume(preset: str, overrides: Mapping[str, object]) -> int:
+    """Train a new run, or continue the one of this name: the same words serve a launcher that starts them again.
+
+    Raises:  ValueError if the run of this name has another configuration.
+    """
+    run = resolve(preset, overrides)
+    if run.name is None:
+        raise ValueError("--or-resume needs name=…: the name says which run is to be continued")
+    run_dir = Path(run.out).expanduser() / run.name
+    if not run_dir.exists():
+        return pretrain(preset, overrides)
+    saved, _ = folder.reopen(run_dir, {})
+    pairs = [(knob.key, attrgetter(knob.key)(saved), attrgetter(knob.key)(run)) for knob in describe()]
+    changed = [f"{key}: {old} -> {new}" for key, old, new in pairs if old != new and key != "out"]
+    if changed:
+        raise ValueError(
+            f"{run_dir} has another configuration ({'; '.join(changed)}): choose another name=…, or change it "
+            f"openly with `rayjepa pretrain --resume {run_dir} key=value`"
+        )
+    log.info("%s exists: continuing it", run_dir)
+    return resume(run_dir, {})
 
 
 def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
@@ -89,17 +113,28 @@ def _train(run: RunConfig, run_dir: Path, videos: Manifest) -> int:
         log.info("%s", line)
     for line in warnings_for(run):
         log.warning("warning: %s", line)
-    with _stop_on_signal(run_dir) as stopped:
+
+    def nothing_to_save() -> bool:
+        """Before rank 0 says anything no step can have been trained."""
+        return not (run_dir / "progress.json").exists()
+
+    with stop_on_signal(run_dir, says="saving, then stopping", at_once=nothing_to_save) as stopped:
         try:
             outcome = _in_process(run, run_dir, owner) if run.cluster.workers == 0 else _on_ray(run, run_dir, owner)
+        except KeyboardInterrupt:
+            folder.conclude(run_dir, "stopped", finished=_finished(run_dir))
+            log.error("stopped; continue with: rayjepa pretrain --resume %s", run_dir)
+            raise
         except (RuntimeError, ValueError) as error:
             folder.conclude(run_dir, "failed", finished=_finished(run_dir), reason=str(error))
             _page(write_report, run_dir)
+            _say_traces(run_dir)
             log.error("continue with: rayjepa pretrain --resume %s", run_dir)
             raise
     state = "finished" if outcome.finished >= run.train.steps else "failed" if outcome.reason else "stopped"
     folder.conclude(run_dir, state, finished=outcome.finished, reason=outcome.reason)
     page = _page(write_report, run_dir)
+    _say_traces(run_dir)
     if state == "finished":
         log.info("finished %d steps; checkpoint %s", outcome.finished, outcome.checkpoint)
         log.info("report %s", page)
@@ -113,7 +148,7 @@ def _train(run: RunConfig, run_dir: Path, videos: Manifest) -> int:
         run.train.steps,
         run_dir,
     )
-    return 130 if stopped.is_set() else 1
+    return 130 if stopped.asked else 1
 
 
 def _derived(run: RunConfig, videos: Manifest) -> list[str]:
@@ -172,24 +207,11 @@ def _in_process(run: RunConfig, run_dir: Path, owner: str) -> Outcome:
         showing.join()
 
 
-@contextmanager
-def _stop_on_signal(run_dir: Path) -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM asks all ranks to save and stop at the same step; the second ends at once."""
-    asked = threading.Event()
-
-    def ask(number: int, _: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        (run_dir / "stop").touch()
-        log.warning("%s: saving, then stopping; once more ends at once", signal.Signals(number).name)
-
-    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _say_traces(run_dir: Path) -> None:
+    """Where the traces of profile.steps are, those of earlier attempts too."""
+    for trace in sorted((run_dir / "profile").glob("*.json.gz")):
+        table = trace.name.removesuffix(".json.gz") + ".txt"
+        log.info("trace %s: open it at ui.perfetto.dev or in chrome://tracing; a table is in %s", trace, table)
 
 
 def _finished(run_dir: Path) -> int:

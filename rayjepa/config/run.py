@@ -16,6 +16,7 @@ from rayjepa.config.training import (
     EmaConfig,
     HealthConfig,
     OptimConfig,
+    ProfileConfig,
     ReportConfig,
     TrainConfig,
     ZeroConfig,
@@ -43,6 +44,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     health: HealthConfig = HealthConfig()
     report: ReportConfig = ReportConfig()
+    profile: ProfileConfig = ProfileConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     def __post_init__(self) -> None:
@@ -50,6 +52,11 @@ class RunConfig:
         frames, size, model = self.data.frames, self.data.size_px, self.model
         need(frames % model.tubelet == 0, f"data.frames={frames} is not a multiple of model.tubelet={model.tubelet}")
         need(size % model.patch_px == 0, f"data.size_px={size} is not a multiple of model.patch_px={model.patch_px}")
+        last = self.profile.span[1] if self.profile.span is not None else 0
+        need(
+            last <= self.train.steps,
+            f"profile.steps={self.profile.steps} ends behind train.steps={self.train.steps}",
+        )
         ranks = max(self.cluster.workers, 1)
         shares = ranks * self.train.accumulation
         need(

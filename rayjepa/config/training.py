@@ -1,5 +1,6 @@
 """Knobs of the optimizer, the run's bookkeeping and the cluster."""
 
+import re
 from typing import Literal
 
 from rayjepa.config.sections import need, section
@@ -64,6 +65,8 @@ class TrainConfig:
     """Compute precision; bf16 is autocast over fp32 parameters. The target is always fp32."""
     engine: Literal["zero", "plain"] = "zero"
     """DeepSpeed ZeRO, or plain PyTorch (data-parallel above one worker)."""
+    checkpoint_blocks: bool = False
+    """Recompute each block's activations in backward: less memory, about a third more compute."""
     threads: int = 1
     """CPU threads of PyTorch in each worker."""
 
@@ -74,8 +77,8 @@ class TrainConfig:
 
 @section
 class ZeroConfig:
-    stage: Literal[0, 1, 2] = 1
-    """ZeRO stage: 0 replicates, 1 shards the optimizer, 2 the gradients too."""
+    stage: Literal[0, 1, 2, 3] = 1
+    """ZeRO stage: 0 replicates; 1 shards the optimizer, 2 the gradients too, 3 the parameters and the target too."""
 
 
 @section
@@ -116,6 +119,32 @@ class ReportConfig:
 
 
 @section
+class ProfileConfig:
+    steps: str | None = None
+    """Steps A to B - 1 to trace on rank 0, as text A:B (in YAML in quotes), counted from 0; none: no trace."""
+
+    def __post_init__(self) -> None:
+        match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", self.steps or "0:1")
+        need(
+            match is not None and int(match[1]) < int(match[2]),
+            f"profile.steps={self.steps} must be A:B with whole numbers 0 <= A < B, such as 10:20",
+        )
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """First step to trace, and the step after the last."""
+        if self.steps is None:
+            return None
+        first, stop = self.steps.split(":")
+        return int(first), int(stop)
+
+
+_WORD = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+LABEL = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_WORD}={_WORD}")
+"""A node's label: key, with a domain before a slash if it is somebody's, and value."""
+
+
+@section
 class ClusterConfig:
     address: str | None = None
     """Ray cluster to attach to; none: RAY_ADDRESS if set, else an embedded cluster in its own temp folder."""
@@ -126,7 +155,11 @@ class ClusterConfig:
     cpus_per_worker: float = 1.0
     """Logical CPUs reserved by each train worker."""
     gpus: bool | None = None
-    """One GPU per worker; none: if this machine (embedded) or the cluster has any."""
+    """One GPU per worker; none: if this machine (embedded) or the cluster has as many, or may bring them."""
+    train_label: str | None = None
+    """Label KEY=VALUE of the nodes that train, such as rayjepa.io/role=train; none: any. Not for embedded clusters."""
+    decode_label: str | None = None
+    """Label KEY=VALUE of the nodes that decode, so that they may be CPU-only and scale apart; none: any."""
     max_failures: int = 3
     """Restarts of the worker group before the run fails; -1: no limit."""
     object_store_gib: float = 1.0
@@ -138,6 +171,11 @@ class ClusterConfig:
         need(self.workers >= 0, f"cluster.workers={self.workers} must be at least 0 (0: no Ray)")
         need(self.decoders >= 1, f"cluster.decoders={self.decoders} must be at least 1")
         need(self.cpus_per_worker > 0, f"cluster.cpus_per_worker={self.cpus_per_worker} must be above 0")
+        for key, label in (("train_label", self.train_label), ("decode_label", self.decode_label)):
+            need(
+                label is None or LABEL.fullmatch(label) is not None,
+                f"cluster.{key}={label} must be a label as Ray takes it, KEY=VALUE such as rayjepa.io/role=train",
+            )
         need(self.max_failures >= -1, f"cluster.max_failures={self.max_failures} must be at least -1")
         need(self.object_store_gib >= 0.1, f"cluster.object_store_gib={self.object_store_gib} must be at least 0.1")
         need(self.prefetch >= 1, f"cluster.prefetch={self.prefetch} must be at least 1")

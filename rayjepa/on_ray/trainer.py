@@ -23,6 +23,7 @@ from rayjepa.on_ray.cluster import parts_of, use_gpus
 from rayjepa.on_ray.placement import Part, selector
 from rayjepa.on_ray.stream import batches, stream
 from rayjepa.on_ray.waiting import BRIEF_S, Notice, read_status, wait_for_room, waits_for
+from rayjepa.report.reading import read_json
 from rayjepa.train import attempts, history, shortage
 from rayjepa.train.checkpoint import finished_steps, restart_point
 from rayjepa.train.session import Outcome, take_part
@@ -136,8 +137,11 @@ def _stop_asked(run_dir: Path) -> bool:
 
 
 def _unheard_s(run_dir: Path) -> float:
-    """For how many seconds the file `stop` has been there without a sign of life from rank 0."""
-    if not _stop_asked(run_dir):
+    """For how many seconds the file `stop` has been there without a sign of life from rank 0.
+
+    A checkpoint may take long, and is not to be cut off because another run of the job waits for nodes.
+    """
+    if not _stop_asked(run_dir) or read_json(run_dir / "progress.json").get("state") == "saving":
         return 0.0
     signs = [path for path in (run_dir / "stop", run_dir / "progress.json") if path.exists()]
     return time.time() - max(path.stat().st_mtime for path in signs)

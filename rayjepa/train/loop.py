@@ -44,12 +44,13 @@ def train(
     save: Save | None = None,
     health: Health | None = None,
     stop: Callable[[], bool] = lambda: False,
+    begin: Callable[[int], None] = lambda step: None,
     ledger: Ledger | None = None,
 ) -> int:
     """Take steps `start` … train.steps - 1; return how many are finished then, fewer if `stop` was true on any rank.
 
     `batches` are this rank's micro-batches from step `start` on, and `ledger` is what the checkpoint there knew. A
-    refused step is passed over: its samples are spent, schedules wait.
+    refused step is passed over: its samples are spent, schedules wait. `begin` is told of each step before it is taken.
     Raises:  StopRun, on all ranks, if more steps than optim.max_refused were refused or more samples than
              data.max_bad_share could not be decoded; RuntimeError, on its rank, if the stream is not the tape.
     """
@@ -57,6 +58,7 @@ def train(
     if start == 0:
         _examine(health, history, finished=0)
     for step in range(start, run.train.steps):
+        begin(step)
         progress = step - len(ledger.refused)
         lr, keep, decay = learning_rate(run, progress), momentum(run, progress), weight_decay(run, progress)
         for clips in meter.take(step):

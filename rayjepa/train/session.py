@@ -22,12 +22,14 @@ from rayjepa.train import checkpoint, history
 from rayjepa.train.ahead import cover
 from rayjepa.train.attempts import Attempt
 from rayjepa.train.board import open_board
-from rayjepa.train.engine import Engine, make_engine
+from rayjepa.train.engine import Engine, default_device, make_engine
 from rayjepa.train.folder import replace_text
 from rayjepa.train.history import History
 from rayjepa.train.ledger import Ledger, record_held_out
 from rayjepa.train.loop import Report, train
 from rayjepa.train.outcome import Outcome, StopRun
+from rayjepa.train.profile import Profile
+from rayjepa.train.shortage import explained
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +50,14 @@ def take_part(
     alike and without an error, since another start of the worker group would meet the same samples.
     """
     torch.set_num_threads(run.train.threads)
-    engine = make_engine(run, device=device)
+    device = device or default_device()
+    with explained(run, device=device):
+        engine = make_engine(run, device=device)
     progress = Progress(run, run_dir, attempt, rank=engine.rank)
     progress.say("loading")
     try:
-        return _train(engine, run, run_dir, attempt, batches, tape=tape, report=report, progress=progress)
+        with explained(run, device=device):
+            return _train(engine, run, run_dir, attempt, batches, tape=tape, report=report, progress=progress)
     finally:
         engine.close()
 
@@ -68,42 +73,33 @@ def _train(
     report: Report,
     progress: "Progress",
 ) -> Outcome:
-    ledger = Ledger()
-    if attempt.checkpoint is not None:
-        state = checkpoint.restore(engine, run_dir / attempt.checkpoint, fingerprint=tape.fingerprint)
-        ledger = Ledger(refused=state.refused, failures=state.ledger)
+    ledger = _restored(engine, run_dir, attempt, tape)
     progress.say("decoding held-out clips")
-    held_out = HeldOut(run, tape, rank=engine.rank, world=engine.world, device=engine.device)
+    examining = partial(explained, run, device=engine.device, examining=True)
+    with examining():
+        held_out = HeldOut(run, tape, rank=engine.rank, world=engine.world, device=engine.device)
     board = open_board(run_dir, start=attempt.start) if run.report.tensorboard and engine.rank == 0 else None
     lines = History(run_dir, attempt=attempt.attempt, rank=engine.rank, board=board)
     record_held_out(lines, held_out.batches, step=attempt.start)
     write = partial(checkpoint.save, engine, run_dir, run, attempt=attempt.attempt, fingerprint=tape.fingerprint)
-    newest = run_dir / attempt.checkpoint if attempt.checkpoint else None
 
     def save(*, finished: int, ledger: Ledger) -> Path:
-        nonlocal newest
         progress.say("saving")
-        newest = write(finished=finished, ledger=ledger)
-        return newest
+        return write(finished=finished, ledger=ledger)
 
     def health(finished: int) -> Mapping[str, Any]:
-        values = held_out.examine(engine.target)
+        with examining():
+            values = held_out.examine(engine.target)
         progress.say("training", **values)
         return {"clips": held_out.clips, "held_out": not held_out.is_train, **values}
 
-    covered = ""
-
     def tell(metrics: Mapping[str, Any], folder: Path | None) -> None:
-        nonlocal covered
-        if not covered and (covered := cover(run, metrics)) and engine.rank == 0:
-            log.info("%s", covered)
-            progress.say("training", ahead=covered)
-        done = {"step": int(metrics["step"]) + 1}  # people count finished steps
-        progress.say("training", quarantined=len(ledger.failures), **{**metrics, **done})
+        progress.read(metrics, quarantined=len(ledger.failures))
         report(dict(metrics), folder)
 
     progress.say("waiting for the first clips")
-    reason = ""
+    profile = Profile(run, run_dir, attempt, rank=engine.rank, device=engine.device)
+    finished, reason = None, ""
     try:
         finished = train(
             engine,
@@ -115,20 +111,34 @@ def _train(
             save=save,
             health=health,
             stop=progress.stop_asked,
+            begin=profile.begin,
             ledger=ledger,
         )
     except StopRun as stop:
-        finished, reason = checkpoint.finished_steps(newest) if newest else 0, str(stop)
+        reason = str(stop)
     finally:
+        profile.close()
         lines.close()
+    newest = checkpoint.restart_point(run_dir)
+    if finished is None:
+        finished = checkpoint.finished_steps(newest) if newest else 0
     return Outcome(finished=finished, checkpoint=str(newest) if newest else None, reason=reason)
+
+
+def _restored(engine: Engine, run_dir: Path, attempt: Attempt, tape: Tape) -> Ledger:
+    """Load the checkpoint that the attempt starts from, if there is one; what was refused and replaced before it."""
+    if attempt.checkpoint is None:
+        return Ledger()
+    state = checkpoint.restore(engine, run_dir / attempt.checkpoint, fingerprint=tape.fingerprint)
+    return Ledger(refused=state.refused, failures=state.ledger)
 
 
 class Progress:
     """Rank 0's progress.json, which the command line shows, and the file `stop`, by which it asks the run to end."""
 
     def __init__(self, run: RunConfig, run_dir: Path, attempt: Attempt, *, rank: int, every_s: float = 0.5) -> None:
-        self.run_dir, self.rank, self.every_s = run_dir, rank, every_s
+        self.run, self.run_dir, self.rank, self.every_s = run, run_dir, rank, every_s
+        self._covered = ""
         self._now: dict[str, Any] = {
             "attempt": attempt.attempt,
             "step": attempt.start,
@@ -150,6 +160,15 @@ class Progress:
         self._state, self._said_s = state, time.monotonic()
         text = json.dumps({**self._now, "state": state, "unix_s": time.time()})
         replace_text(self.run_dir / "progress.json", text)
+
+    def read(self, metrics: Mapping[str, Any], *, quarantined: int) -> None:
+        """Publish a reading of the loop; the first that can tell says how far prefetch covers decoding."""
+        if not self._covered and (covered := cover(self.run, metrics)) and self.rank == 0:
+            self._covered = covered
+            log.info("%s", covered)
+            self.say("training", ahead=covered)
+        done = {"step": int(metrics["step"]) + 1}  # people count finished steps
+        self.say("training", quarantined=quarantined, **{**metrics, **done})
 
     def stop_asked(self) -> bool:
         """Whether somebody made the file `stop`; looked up at most once a second."""
