@@ -81,6 +81,7 @@ def cluster(run: RunConfig, *, logs: Path | None = None, trials: int = 0) -> Ite
 def _attached(address: str) -> Iterator[None]:
     import ray
 
+    _read_token_again()
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
@@ -95,6 +96,14 @@ def _attached(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def _read_token_again() -> None:
+    """Ray reads its mode and token once, when it is imported: perhaps by somebody else, and before they were set."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
 @contextmanager
 def _embedded(run: RunConfig, logs: Path | None, trials: int) -> Iterator[None]:
     """A cluster of this process: own temp folder and ports, own token, logical CPUs as the run needs them."""
@@ -105,6 +114,7 @@ def _embedded(run: RunConfig, logs: Path | None, trials: int) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
+    _read_token_again()
     folder = tempfile.mkdtemp(prefix="rayjepa-", dir="/tmp")  # short: Ray's sockets live there (107 bytes at most)
     try:
         ray.init(
