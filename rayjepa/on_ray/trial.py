@@ -71,6 +71,9 @@ class Trial(tune.Trainable):
             self.training.start()
         while True:
             ended = not self.training.is_alive()  # asked first, so that no line comes after
+            # Looked at before the lines: examinations may come faster than Ray Tune takes them.
+            if not ended and self._leaving() and not self._leave(self.training):
+                return self._ended("interrupted")
             if (line := next(self.lines, None)) is not None:
                 if told := self._told(line):
                     return told
@@ -78,8 +81,6 @@ class Trial(tune.Trainable):
                 return self._ended(*self.training.ending())
             else:
                 self.training.join(POLL_S)
-                if self._leaving() and not self._leave(self.training):
-                    return self._ended("interrupted")
 
     def _told(self, line: dict[str, Any]) -> dict[str, Any] | None:
         """A health line as Ray Tune gets it; none for one that it has, or that no trial can be chosen by."""
