@@ -204,7 +204,7 @@ JOBS: dict[str, Callable[[Path], Found]] = {
 
 def main(job: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    plain.BUCKET = 5000  # several buckets, also in a tiny model
+    plain.PLAIN_BUCKET = 5000  # several buckets, also in a tiny model
     zero.PERSISTENT = PERSISTENT
     torch.save(JOBS[job](folder), folder / f"{job}-{os.environ['RANK']}.pt")
 

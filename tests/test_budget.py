@@ -19,13 +19,11 @@ from rayjepa.config import RunConfig, resolve
 from rayjepa.masks import Split, splits_for
 from rayjepa.model import build, make_target, sizes
 from rayjepa.objective import score
-from rayjepa.train import plain
 from rayjepa.train.budget import GPUS, budget, flops, gpu_named
 from rayjepa.train.engine import make_engine
 from rayjepa.train.footprint import (
     ENGINES,
     GATHER_BUCKET,
-    PLAIN_BUCKET,
     REDUCE_BUCKET,
     Counts,
     Engine,
@@ -136,7 +134,6 @@ def test_activations_are_what_autograd_keeps(recompute: bool) -> None:
 def test_buckets_are_those_that_the_engines_use() -> None:
     zero = deepspeed_config(resolve("tiny", {}))["zero_optimization"]
     assert (zero["reduce_bucket_size"], zero["allgather_bucket_size"]) == (REDUCE_BUCKET, GATHER_BUCKET)
-    assert plain.BUCKET == PLAIN_BUCKET
 
 
 def test_more_ranks_never_need_more_memory_each() -> None:

@@ -17,6 +17,7 @@ from rayjepa.config import resolve
 from rayjepa.doctor import Check, Finding, carried_out, compute, environment, feeding, packages, room, storage, worst
 from rayjepa.doctor import finding as findings
 from rayjepa.doctor.ports import open_ports, rays_ports
+from rayjepa.train.room import available_gib
 
 RUN = resolve("tiny", {})
 
@@ -204,10 +205,10 @@ def test_too_little_memory_for_the_processes_of_the_run(tmp_path: Path) -> None:
 
 def test_a_containers_limits_count(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable: 67108864 kB\n")
-    assert compute.available_gib(tmp_path / "meminfo", tmp_path) == 64
+    assert available_gib(tmp_path / "meminfo", tmp_path) == 64
     (tmp_path / "memory.max").write_text(f"{8 * 2**30}\n")
     (tmp_path / "memory.current").write_text(f"{2 * 2**30}\n")
-    assert compute.available_gib(tmp_path / "meminfo", tmp_path) == 6
+    assert available_gib(tmp_path / "meminfo", tmp_path) == 6
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     assert compute.cpu_quota(tmp_path / "cpu.max") == 1.5
     (tmp_path / "cpu.max").write_text("max 100000\n")

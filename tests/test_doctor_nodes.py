@@ -10,7 +10,7 @@ from rayjepa.config import resolve
 from rayjepa.doctor import Finding, worst
 from rayjepa.on_ray.answers import Answers, findings_of, here
 from rayjepa.on_ray.capacity import capacity
-from rayjepa.on_ray.head import Head, Node
+from rayjepa.on_ray.head import Autoscaler, Head, Node
 
 HERE = here()
 GIB = 2**30
@@ -33,7 +33,7 @@ def head_of(
     count: int,
     *,
     labels: Mapping[str, str] | None = None,
-    autoscaler: Any = None,
+    autoscaler: Autoscaler = "none",
     used: float = 0.0,
     **resources: float,
 ) -> Head:

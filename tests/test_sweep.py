@@ -170,7 +170,7 @@ def test_a_stopped_trial_frees_its_cpus_within_seconds(site: Site, swept: tuple[
     freed_s = next(unix_s for unix_s, cpus, _ in site.free() if unix_s > asked_s and cpus == ALL_CPUS)
     print(f"free {freed_s - asked_s:.1f} s after the decision")
     assert freed_s - asked_s < 25  # about 5 s on a quiet machine
-    assert json.loads((trial / "outcome.json").read_text())["unix_s"] <= freed_s + 1
+    assert json.loads((trial / "outcome.json").read_text())["unix_s"] - asked_s < 25
 
 
 def test_the_study_holds_every_examination_and_where_the_runs_are(swept: tuple[Path, str]) -> None:
@@ -214,7 +214,8 @@ def test_a_sweep_that_is_stopped_and_then_killed_goes_on_where_it_was(site: Site
     trials = [sweep_dir / "trials" / name for name in ("000", "001", "002")]
     clips = 3 * CLIPS  # so that a trial takes many times what it takes to be heard when it is asked to stop
     pairs = [f"{key}={value}" for key, value in (HERE | {"train.steps": STEPS, "train.clips": clips}).items()]
-    driver = site.begin(sweep_dir.name, *pairs, grace_steps=STEPS, fixed={"checkpoint.every_steps": 100})
+    often = {"checkpoint.every_steps": 100, "health.every_steps": 1}  # more often than Ray Tune takes them
+    driver = site.begin(sweep_dir.name, *pairs, grace_steps=STEPS, fixed=often)
     wait_for(lambda: any(finished(run_dir) > 20 for run_dir in trials[:2]), "no trial did begin")
     driver.send_signal(signal.SIGINT)
     assert f"continue with: rayjepa sweep --resume {sweep_dir}" in said(driver, 130)

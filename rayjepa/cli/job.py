@@ -11,16 +11,14 @@ from pathlib import Path
 from rayjepa import __version__
 from rayjepa.cli import VERBS, arguments, guarded, overrides_from
 from rayjepa.config import RunConfig, resolve
+from rayjepa.on_ray.submission import LEAST_WAIT_S, STOP_WAIT
 
 log = logging.getLogger(__name__)
 
 STOP_WAIT_S = 600
 """Seconds that `rayjepa submit` gives a stopped job to save: a step and a checkpoint of a large model fit into it."""
-STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
-"""Read by Ray's job supervisor, which has the environment of the job's runtime_env; Ray's own default is 3 s."""
 SENDER = "RAYJEPA_SENT_BY"
 """Version of the rayjepa that submitted the job."""
-PLENTY_S = 60.0
 
 
 def job(verb: str, words: Sequence[str]) -> int:
@@ -36,7 +34,7 @@ def job(verb: str, words: Sequence[str]) -> int:
             f"rayjepa {__version__} is installed on this cluster and the job was sent by {sender}; "
             "install the same on both sides"
         )
-    if verb != "index" and (wait_s := float(os.environ.get(STOP_WAIT) or 3)) < PLENTY_S:
+    if verb != "index" and (wait_s := float(os.environ.get(STOP_WAIT) or 3)) < LEAST_WAIT_S:
         log.warning(
             "warning: %s is %g s here: `ray job stop` kills this job that long after it asked it to stop, perhaps "
             'before a checkpoint is saved. Submit with --runtime-env-json \'{"env_vars": {"%s": "%d"}}\', as '

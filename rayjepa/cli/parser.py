@@ -15,37 +15,15 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"rayjepa {__version__}")
     verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
 
-    pretrain = verbs.add_parser(
-        "pretrain",
-        help="train a model, or continue a run",
-        epilog=_keys(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    _add_pretrain(
+        verbs.add_parser(
+            "pretrain",
+            help="train a model, or continue a run",
+            epilog=_keys(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
     )
-    pretrain.add_argument("--preset", help=f"a shipped preset ({', '.join(presets())}) or a YAML file; default demo")
-    pretrain.add_argument(
-        "--resume", metavar="RUN_DIR", type=Path, help="continue this run where its last checkpoint stands"
-    )
-    pretrain.add_argument(
-        "--or-resume", action="store_true", help="if out/name exists with this very configuration, continue it"
-    )
-    pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the list below")
-    pretrain.set_defaults(verb="pretrain")
-
-    index = verbs.add_parser("index", help="probe videos into a manifest, one row each")
-    index.add_argument("source", help="folder, glob, list (.txt, one path a line) or one video")
-    index.add_argument("-o", "--out", type=Path, default=Path("manifest.parquet"), help="default manifest.parquet")
-    index.add_argument(
-        "--labels", type=Path, help="CSV with a column `file` and label columns; default SOURCE/labels.csv"
-    )
-    index.add_argument(
-        "--verify",
-        choices=("quick", "full"),
-        default="quick",
-        help="full: decode all frames once, mark what fails, count damage; default quick, one frame each",
-    )
-    index.add_argument("overrides", nargs="*", metavar="key=value", help="data.* keys, such as data.holdout=0.05")
-    index.set_defaults(verb="index")
-
+    _add_index(verbs.add_parser("index", help="probe videos into a manifest, one row each"))
     _add_transcode(
         verbs.add_parser("transcode", help="make videos anew, small and fast to decode, with their manifest")
     )
@@ -70,17 +48,39 @@ def parser() -> argparse.ArgumentParser:
     _add_submit(verbs.add_parser("submit", help="run a verb as a Ray job, after checking what usually goes wrong"))
     _add_job(verbs.add_parser("job", help="be a Ray job: what `rayjepa submit` sends to the cluster"))
 
-    fuzz = verbs.add_parser("fuzz-decode", help="send damaged copies of videos through the stream, count their fates")
-    fuzz.add_argument("--files", type=int, default=2000, metavar="N", help="copies; default 2000")
-    fuzz.add_argument("--seed", type=int, default=0, help="of the damage; default 0")
-    fuzz.add_argument("--keep", type=Path, metavar="DIR", help="keep copies here that ended a decoder's child")
-    fuzz.add_argument("--again", type=Path, metavar="FILE", help="decode one kept copy once more, and nothing else")
-    fuzz.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    fuzz.add_argument("overrides", nargs="*", metavar="key=value")
-    fuzz.set_defaults(verb="fuzz_decode")
-
+    _add_fuzz(
+        verbs.add_parser("fuzz-decode", help="send damaged copies of videos through the stream, count their fates")
+    )
     _add_bench(verbs.add_parser("bench", help="measure a part on this machine"))
     return top
+
+
+def _add_pretrain(pretrain: argparse.ArgumentParser) -> None:
+    pretrain.add_argument("--preset", help=f"a shipped preset ({', '.join(presets())}) or a YAML file; default demo")
+    pretrain.add_argument(
+        "--resume", metavar="RUN_DIR", type=Path, help="continue this run where its last checkpoint stands"
+    )
+    pretrain.add_argument(
+        "--or-resume", action="store_true", help="if out/name exists with this very configuration, continue it"
+    )
+    pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the list below")
+    pretrain.set_defaults(verb="pretrain")
+
+
+def _add_index(index: argparse.ArgumentParser) -> None:
+    index.add_argument("source", help="folder, glob, list (.txt, one path a line) or one video")
+    index.add_argument("-o", "--out", type=Path, default=Path("manifest.parquet"), help="default manifest.parquet")
+    index.add_argument(
+        "--labels", type=Path, help="CSV with a column `file` and label columns; default SOURCE/labels.csv"
+    )
+    index.add_argument(
+        "--verify",
+        choices=("quick", "full"),
+        default="quick",
+        help="full: decode all frames once, mark what fails, count damage; default quick, one frame each",
+    )
+    index.add_argument("overrides", nargs="*", metavar="key=value", help="data.* keys, such as data.holdout=0.05")
+    index.set_defaults(verb="index")
 
 
 def _add_transcode(transcode: argparse.ArgumentParser) -> None:
@@ -161,6 +161,16 @@ def _add_job(job: argparse.ArgumentParser) -> None:
     job.add_argument("job", choices=("pretrain", "sweep", "index"), help="the verb to run on this cluster")
     job.add_argument("words", nargs=argparse.REMAINDER, metavar="…", help="its options and key=value words")
     job.set_defaults(verb="job")
+
+
+def _add_fuzz(fuzz: argparse.ArgumentParser) -> None:
+    fuzz.add_argument("--files", type=int, default=2000, metavar="N", help="copies; default 2000")
+    fuzz.add_argument("--seed", type=int, default=0, help="of the damage; default 0")
+    fuzz.add_argument("--keep", type=Path, metavar="DIR", help="keep copies here that ended a decoder's child")
+    fuzz.add_argument("--again", type=Path, metavar="FILE", help="decode one kept copy once more, and nothing else")
+    fuzz.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    fuzz.add_argument("overrides", nargs="*", metavar="key=value")
+    fuzz.set_defaults(verb="fuzz_decode")
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:

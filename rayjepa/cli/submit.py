@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rayjepa import __version__
 from rayjepa.cli import arguments
-from rayjepa.cli.job import SENDER, STOP_WAIT, STOP_WAIT_S, results_of
+from rayjepa.cli.job import SENDER, STOP_WAIT_S, results_of
 from rayjepa.on_ray import submission
-from rayjepa.on_ray.submission import Submission
+from rayjepa.on_ray.submission import STOP_WAIT, Submission
 
 log = logging.getLogger(__name__)
 

@@ -32,8 +32,7 @@ class Knob:
 
 def presets() -> dict[str, Path]:
     """Names and files of the presets that ship with the package."""
-    folder = resources.files("rayjepa") / "presets"
-    return {p.stem: p for p in sorted(Path(str(folder)).glob("*.yaml"))}
+    return shipped("presets")
 
 
 def resolve(preset: str | None, overrides: Mapping[str, object]) -> RunConfig:
@@ -43,7 +42,7 @@ def resolve(preset: str | None, overrides: Mapping[str, object]) -> RunConfig:
     to values; text is read as YAML reads it, so a command line, a file and a sweep give the same run.
     Raises:  ConfigError that names the key, its value, and what is allowed or nearest.
     """
-    tree: dict[str, Any] = {} if preset is None else _read(preset)
+    tree: dict[str, Any] = {} if preset is None else _mapping(*read_named("preset", preset, presets()))
     tree = _merge({}, dotted(tree))
     tree = _merge(tree, dotted(overrides))
     try:
@@ -90,17 +89,29 @@ def _name(kind: Any) -> str:
     return "none" if kind is type(None) else kind.__name__
 
 
-def _read(preset: str) -> dict[str, Any]:
-    known = presets()
-    path = known.get(preset, Path(preset))
+def shipped(*folders: str) -> dict[str, Path]:
+    """YAML files in a folder of the package, by name."""
+    folder = Path(str(resources.files("rayjepa"))).joinpath(*folders)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_named(what: str, name: str, known: Mapping[str, Path]) -> tuple[Path, object]:
+    """File and content of a shipped name, or of a YAML file's path.
+
+    Raises:  ConfigError if it is neither, with the nearest, or if the file is no YAML.
+    """
+    path = known.get(name, Path(name))
     if not path.is_file():
-        near = difflib.get_close_matches(preset, known, n=1)
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; nearest: {near[0]}" if near else ""
-        raise ConfigError(f"unknown preset {preset!r}: neither a file nor one of {', '.join(known)}{hint}")
+        raise ConfigError(f"unknown {what} {name!r}: neither a file nor one of {', '.join(known)}{hint}")
     try:
-        loaded = yaml.safe_load(path.read_text())
+        return path, yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable as YAML: {error}") from None
+
+
+def _mapping(path: Path, loaded: object) -> dict[str, Any]:
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"{path} holds {type(loaded).__name__}; a preset is a mapping of sections")
     return cast("dict[str, Any]", loaded or {})

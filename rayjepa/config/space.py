@@ -4,13 +4,10 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
-
-from rayjepa.config.resolve import ConfigError
+from rayjepa.config.resolve import ConfigError, read_named, shipped
 
 Kind = Literal["uniform", "loguniform", "quniform", "int", "choice"]
 Value = float | int | str | bool | None
@@ -93,8 +90,7 @@ class Space:
 
 def spaces() -> dict[str, Path]:
     """Names and files of the spaces that ship with the package."""
-    folder = Path(str(resources.files("rayjepa"))) / "presets" / "spaces"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return shipped("presets", "spaces")
 
 
 def read_space(name: str) -> Space:
@@ -102,16 +98,7 @@ def read_space(name: str) -> Space:
 
     Raises:  ConfigError that names the file, the field or axis, its value, and what is allowed or nearest.
     """
-    known = spaces()
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; nearest: {near[0]}" if near else ""
-        raise ConfigError(f"unknown space {name!r}: neither a file nor one of {', '.join(known)}{hint}")
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {error}") from None
+    path, loaded = read_named("space", name, spaces())
     try:
         return parse_space(loaded)
     except ConfigError as error:

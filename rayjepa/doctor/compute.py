@@ -6,7 +6,7 @@ from typing import Any
 
 from rayjepa.config import RunConfig
 from rayjepa.doctor.finding import Check, Finding, error, ok, warning
-from rayjepa.train.room import memory_gib
+from rayjepa.train.room import available_gib, memory_gib
 
 DRIVER, DEVICES = Path("/proc/driver/nvidia/version"), Path("/dev")
 IMPORT_S = 60.0
@@ -74,19 +74,6 @@ def _model_gib(run: RunConfig) -> float:
     encoder, predictor = sizes(run)
     held = budget.memory(budget.engine_of(run), run, encoder=encoder, predictor=predictor, activations=0.0)
     return run.ranks * held.state / 2**30
-
-
-def available_gib(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
-    """What new processes can get: of the machine, and of the container's limit if there is one."""
-    fields = dict(line.split(":", 1) for line in proc.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        if limit != "max":
-            free = min(free, int(limit) - int(used))
-    except OSError:
-        pass  # no container, or one that does not show its limits
-    return free / 2**30
 
 
 def devices(run: RunConfig, *, alone: bool) -> list[Finding]:

@@ -18,6 +18,8 @@ FILES = 65536
 """Open files that Ray wants for the head of a cluster; it raises the soft limit itself, up to the hard one."""
 FILES_OF_A_RUN = 4096
 GIB = 2**30
+LEAST_DISK = 5 * GIB
+"""Free space below which Ray's logs and spilled objects may soon fill the disk."""
 
 
 def room_checks(run: RunConfig, *, alone: bool) -> list[Check]:
@@ -60,7 +62,7 @@ def session_folder(folder: Path = SESSIONS) -> Finding:
         return error("session folder", f"{folder} cannot be written", f"chmod 1777 {folder}")
     if free < (1 - FULL) * size:
         return error("session folder", f"{found}; above {FULL:.0%} full Ray makes no more objects", remedy)
-    if free < 5 * GIB:
+    if free < LEAST_DISK:
         return warning("session folder", found, remedy)
     return ok("session folder", found)
 

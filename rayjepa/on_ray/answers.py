@@ -7,20 +7,15 @@ from typing import Any
 
 from rayjepa.doctor import Finding, error, ok, warning
 from rayjepa.doctor.packages import SHOWN
+from rayjepa.doctor.room import FILES_OF_A_RUN, FULL, GIB, LEAST_DISK
 from rayjepa.on_ray import node_facts
 from rayjepa.on_ray.head import Head, Node
+from rayjepa.on_ray.submission import LEAST_WAIT_S, STOP_WAIT
 from rayjepa.train.folder import SILENCE_S
 
 NAMED = 3
 """Nodes that a line names; of the others it says how many."""
 SKEW_S = 1.0
-STOP_WAIT, STOP_S = "RAY_JOB_STOP_WAIT_TIME_S", 60.0
-"""Read by Ray's supervisor of a job, in the environment of its node or of the job; Ray's own default is 3 s."""
-GIB = 2**30
-LEAST_DISK = 5 * GIB
-FULL = 0.95
-"""Used share of a disk above which Ray makes no more objects."""
-FILES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +163,9 @@ def _room(answers: Answers, names: Mapping[str, str]) -> Iterator[Finding]:
         where = _where(facts, lambda _, said: said["spilled"] > 0)
         what = f"{spilled / GIB:.1f} GiB of objects lie on disk, on {_named(where, names)}: reading them is slow"
         yield warning("spilling", what, "a larger `ray start --object-store-memory=BYTES`, or a lower cluster.prefetch")
-    few = _where(facts, lambda _, said: said["files"] < FILES)
+    few = _where(facts, lambda _, said: said["files"] < FILES_OF_A_RUN)
     if few:
-        what = f"fewer than {FILES} open files are allowed on {_named(few, names)}"
+        what = f"fewer than {FILES_OF_A_RUN} open files are allowed on {_named(few, names)}"
         yield warning("open files", what, "`ulimit -n 65536` before `ray start`; docker run --ulimit nofile=65536")
 
 
@@ -191,7 +186,7 @@ def _stopping(answers: Answers) -> Iterator[Finding]:
     heads = [node.id for node in answers.head.nodes if node.is_head and node.id in answers.facts]
     for node in heads[:1]:
         value = answers.facts[node]["variable"]
-        if not value or not value.isdecimal() or int(value) < STOP_S:
+        if not value or not value.isdecimal() or int(value) < LEAST_WAIT_S:
             what = f"`ray job stop` kills a driver after {value or 3} s, before a large model is saved"
             remedy = f"`rayjepa submit` sets {STOP_WAIT} for its job; for others export {STOP_WAIT}=600 before "
             yield warning("job stop", what, f"{remedy}`ray start`, or set it in the job's runtime_env env_vars")

@@ -11,7 +11,7 @@ from rayjepa.on_ray.placement import Part, described, listed, unplaced
 def capacity(run: RunConfig, head: Head) -> list[Finding]:
     """Nodes, autoscaler, and whether all that the run starts has a place on them, now or once others have ended."""
     nodes = [placement.Node(total=n.resources, free=n.available, labels=n.labels) for n in head.nodes]
-    grows = f"autoscaler {head.autoscaler} adds others" if head.autoscaler else "no autoscaler adds others"
+    grows = f"autoscaler {head.autoscaler} adds others" if head.autoscaler != "none" else "no autoscaler adds others"
     return [
         ok("nodes", f"{described(nodes)}; {grows}"),
         *_labels(run, head, nodes),
@@ -63,7 +63,7 @@ def _seats(head: Head, nodes: list[placement.Node]) -> list[Finding]:
 
 
 def _lacking(head: Head, name: str, what: str, remedy: str) -> Finding:
-    if head.autoscaler or name == "seats":
-        more = "; the autoscaler has to bring nodes that do (`ray status`)" if head.autoscaler else ""
+    if head.autoscaler != "none" or name == "seats":
+        more = "; the autoscaler has to bring nodes that do (`ray status`)" if head.autoscaler != "none" else ""
         return warning(name, what + more, remedy)
     return error(name, what, remedy)

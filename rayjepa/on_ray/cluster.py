@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayjepa.config import RunConfig
-from rayjepa.train.room import logical_cpus, memory_gib
+from rayjepa.train.room import available_gib, logical_cpus, memory_gib
 
 if TYPE_CHECKING:
     from rayjepa.on_ray.placement import Part
@@ -143,7 +143,7 @@ def _embedded(run: RunConfig, logs: Path | None, trials: int) -> Iterator[None]:
 
 def _check_machine(run: RunConfig, trials: int) -> None:
     need = trials * (memory_gib(run) + TRIAL_GIB) if trials else memory_gib(run)
-    have = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    have = available_gib()
     sizes = f"cluster.workers={run.cluster.workers} and cluster.decoders={run.cluster.decoders}"
     sizes = f"{trials} trials at once with {sizes}" if trials else sizes
     if need > have:

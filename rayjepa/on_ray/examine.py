@@ -15,10 +15,11 @@ from rayjepa.doctor import Check, Finding, carried_out, error, ok, token, warnin
 from rayjepa.doctor.packages import installed
 from rayjepa.doctor.storage import place_in
 from rayjepa.on_ray import gcs
-from rayjepa.on_ray.answers import STOP_WAIT, Answers, findings_of, here
+from rayjepa.on_ray.answers import Answers, findings_of, here
 from rayjepa.on_ray.capacity import capacity
 from rayjepa.on_ray.head import Head
 from rayjepa.on_ray.nodes import ask
+from rayjepa.on_ray.submission import STOP_WAIT
 
 CONNECT_S = 4.0
 NODES_S = 60.0
@@ -134,7 +135,7 @@ def dashboard(head: Head, *, insecure: bool) -> list[Finding]:
     name = "dashboard"
     absent = warning(
         name,
-        "the head runs without: no jobs, and a trial that is stopped early does not free its workers",
+        "the head runs without: no jobs can be submitted",
         "`ray start --head` with --include-dashboard=true, and ray[default] installed there",
     )
     if head.dashboard is None:

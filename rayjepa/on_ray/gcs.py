@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import grpc
 from ray._common.tls_utils import load_certs_from_env
 from ray.core.generated import autoscaler_pb2, autoscaler_pb2_grpc, gcs_service_pb2, gcs_service_pb2_grpc
 
-from rayjepa.on_ray.head import Head, Node
+from rayjepa.on_ray.head import Head, Node, autoscaler_of
 
 GCS: Any = gcs_service_pb2  # generated, without types
 AUTOSCALER: Any = autoscaler_pb2
@@ -65,7 +65,7 @@ def read_head(address: str, token: str | None) -> Head:
         ray=versions["ray_version"],
         python=versions["python_version"],
         dashboard=dashboard,
-        autoscaler=_autoscaler(v2, v1_status),
+        autoscaler=autoscaler_of(v1_status, is_v2=v2),
         nodes=tuple(_node(info, states.get(info.node_id)) for info in alive),
     )
 
@@ -80,15 +80,6 @@ def _node(info: Any, state: Any) -> Node:
         labels=dict(info.labels),
         session=info.session_dir,
     )
-
-
-def _autoscaler(is_v2: bool, v1_status: bytes) -> Literal["v1", "v2"] | None:
-    """Without one the head runs a monitor of version 1 too, which calls every node that it sees a type of its own."""
-    if is_v2:
-        return "v2"
-    report = json.loads(v1_status or b"{}").get("autoscaler_report") or {}
-    types = {*(report.get("active_nodes") or ()), *(report.get("idle_nodes") or ())}
-    return "v1" if any(not name.startswith("node_") for name in types) else None
 
 
 def _admits(channel: grpc.Channel, token: str | None) -> bool:

@@ -1,7 +1,23 @@
 """What a cluster's head says of itself and its nodes."""
 
+import json
 from dataclasses import dataclass
 from typing import Literal
+
+Autoscaler = Literal["none", "v1", "v2"]
+"""`none`: the cluster's nodes are those that people start."""
+
+
+def autoscaler_of(v1_status: bytes | str | None, *, is_v2: bool) -> Autoscaler:
+    """Which autoscaler the cluster has, from what its control store holds.
+
+    Without one the head runs a monitor of version 1 too, which makes up a type node_ID for each node that it sees.
+    """
+    if is_v2:
+        return "v2"
+    report = json.loads(v1_status or "{}").get("autoscaler_report") or {}
+    kinds = [*(report.get("active_nodes") or ()), *(report.get("idle_nodes") or ())]
+    return "v1" if any(not kind.startswith("node_") for kind in kinds) else "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +42,6 @@ class Head:
     python: str
     dashboard: str | None
     """HOST:PORT as the head sees it; none: it runs without."""
-    autoscaler: Literal["v1", "v2"] | None
-    """Version of the autoscaler that adds nodes; none: there are only those that were started by hand."""
+    autoscaler: Autoscaler
+    """Version of the autoscaler that adds nodes."""
     nodes: tuple[Node, ...]

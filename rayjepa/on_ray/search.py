@@ -18,6 +18,7 @@ from rayjepa.config import ConfigError
 from rayjepa.config.space import Axis
 from rayjepa.config.sweep import Sweep
 from rayjepa.data.manifest import Manifest
+from rayjepa.on_ray.orphans import remove_orphans
 from rayjepa.report.sweep import open_storage, trial_dir
 from rayjepa.train import folder
 
@@ -102,6 +103,8 @@ class Search(OptunaSearch):
             case "interrupted":
                 self.storage.set_trial_state_values(self._ot_trials.pop(trial_id)._trial_id, TrialState.WAITING)
             case _:
+                if error:
+                    remove_orphans()
                 lost = (
                     "its driver died more often than cluster.max_failures; "
                     f"Ray Tune's record is {self.sweep_dir / 'ray' / '*' / trial_id / 'error.txt'}"
@@ -157,7 +160,8 @@ class Halving(ASHAScheduler):
             share = f"the best 1/{self.reduction:g} of the trials that came so far"
             value = result[self.name]
             reason = f"{self.name} {value:.4g} after {result['step']} steps was not among {share}"
-            folder.replace_text(Path(known.trial_id) / "stop", reason)
+            if not (stop := Path(known.trial_id) / "stop").exists():  # asked before: it is about to end
+                folder.replace_text(stop, reason)
         return TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Read by Ray's supervisor of a job, in the environment of its node or of the job; Ray's own default is 3 s."""
+LEAST_WAIT_S = 60.0
+"""Less may end a driver before a large model is saved."""
 ASK_S = 10.0
 """A dashboard that does not answer in this time is not there."""
 PENDING_S = 15.0

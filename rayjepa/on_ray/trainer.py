@@ -14,6 +14,7 @@ import ray.train.torch
 from ray.data import DataContext, ExecutionOptions
 from ray.train import DataConfig, FailureConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from rayjepa.config import RunConfig
 from rayjepa.data import manifest
@@ -74,7 +75,7 @@ def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading
 
 def _trainer(run: RunConfig, run_dir: Path, *, owner: str, gpus: bool, parts: tuple[Part, Part]) -> TorchTrainer:
     train, decode = parts
-    return TorchTrainer(
+    return _Trainer(
         _rank,
         train_loop_config={"run": run, "run_dir": str(run_dir), "owner": owner, "gpus": gpus},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
@@ -151,6 +152,18 @@ def _saved(run_dir: Path) -> Outcome:
     """A run that was stopped before it could train on: what its last checkpoint holds."""
     saved = restart_point(run_dir)
     return Outcome(finished=finished_steps(saved) if saved else 0, checkpoint=str(saved) if saved else None)
+
+
+class _Trainer(TorchTrainer):
+    """Without Ray's cleaner of placement groups, for which every run would wait 12 s at its end.
+
+    The cleaner asks the dashboard each second whether the controller lives, and an embedded cluster has none. It is not
+    missed: a placement group ends with its job, and a sweep gives back what a dead trial held.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 class _Tapes:

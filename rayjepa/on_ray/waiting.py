@@ -1,6 +1,5 @@
 """Waiting for a cluster's nodes: what Ray's control store says of them, and of what its autoscaler is about to do."""
 
-import json
 import logging
 import time
 import uuid
@@ -8,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.util
 
+from rayjepa.on_ray.head import Autoscaler, autoscaler_of
 from rayjepa.on_ray.placement import Node, Part, listed, selector, unplaced
 
 log = logging.getLogger(__name__)
@@ -89,18 +89,13 @@ def _shape(entry: Any) -> Counter[tuple[str | None, float]]:
     return Counter({(wanted[0] if wanted else None, entry.request.resources_bundle.get("CPU", 0.0)): entry.count})
 
 
-def autoscaler() -> Literal["none", "v1", "v2"]:
-    """Which autoscaler the cluster has. `none`: its nodes are those that people start."""
+def autoscaler() -> Autoscaler:
+    """Which autoscaler the connected cluster has."""
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
     from ray.autoscaler.v2.utils import is_autoscaler_v2
     from ray.experimental.internal_kv import _internal_kv_get
 
-    if is_autoscaler_v2(fetch_from_server=True):
-        return "v2"
-    report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
-    # Without one, Ray's monitor makes up a type node_ID for each node that it sees.
-    kinds = [*report.get("active_nodes", ()), *(report.get("idle_nodes") or ())]
-    return "v1" if any(not kind.startswith("node_") for kind in kinds) else "none"
+    return autoscaler_of(_internal_kv_get(DEBUG_AUTOSCALING_STATUS), is_v2=is_autoscaler_v2(fetch_from_server=True))
 
 
 def can_grow(parts: Sequence[Part]) -> bool:

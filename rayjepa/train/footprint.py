@@ -17,9 +17,9 @@ ENGINES: tuple[Engine, ...] = ("plain", "zero0", "zero1", "zero2", "zero3")
 LIVE = 1_000_000_000
 """Elements that DeepSpeed lets stay gathered at stage 3 (its default): the whole of most models, until backward."""
 REDUCE_BUCKET, GATHER_BUCKET = 100_000_000, 200_000_000
-"""Elements, as in train/zero.py's dictionary for DeepSpeed."""
+"""Elements that DeepSpeed reduces and gathers at once; its default of 5e8 costs 2 GB in float32."""
 PLAIN_BUCKET = 25_000_000
-"""Elements, as in train/plain.py."""
+"""Elements that the plain engine averages at once: 100 MB of float32, a fifth of a second at 4 Gbit/s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

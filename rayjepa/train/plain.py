@@ -12,11 +12,9 @@ from rayjepa.config import RunConfig
 from rayjepa.masks import Split
 from rayjepa.model import Jepa, Prediction, make_target
 from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, share_weights, to_device
+from rayjepa.train.footprint import PLAIN_BUCKET
 from rayjepa.train.optim import Guard, adam_state, make_optimizer, set_rates
 from rayjepa.train.pieces import Piece, read_pieces, untrained, whole, write_shard
-
-BUCKET = 25_000_000
-"""Elements averaged at once: 100 MB of float32, a fifth of a second at 4 Gbit/s."""
 
 
 class PlainEngine:
@@ -110,7 +108,7 @@ def _average(gradients: list[Tensor], world: int) -> None:
     bucket: list[Tensor] = []
     for place, gradient in enumerate(gradients):
         bucket.append(gradient)
-        if place + 1 == len(gradients) or sum(g.numel() for g in bucket) >= BUCKET:
+        if place + 1 == len(gradients) or sum(g.numel() for g in bucket) >= PLAIN_BUCKET:
             flat = torch.cat([g.reshape(-1) for g in bucket])
             dist.all_reduce(flat)
             flat.div_(world)

@@ -119,6 +119,11 @@ def _train(
     finally:
         profile.close()
         lines.close()
+    return _outcome(run_dir, finished, reason)
+
+
+def _outcome(run_dir: Path, finished: int | None, reason: str) -> Outcome:
+    """What the loop came to; a run that ended with a reason is as far as its last checkpoint."""
     newest = checkpoint.restart_point(run_dir)
     if finished is None:
         finished = checkpoint.finished_steps(newest) if newest else 0

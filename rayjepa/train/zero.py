@@ -31,6 +31,7 @@ from rayjepa.masks import Split
 from rayjepa.model import Jepa, Prediction, average_, make_target
 from rayjepa.model.vit import Levels
 from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, share_weights, to_device
+from rayjepa.train.footprint import GATHER_BUCKET, REDUCE_BUCKET
 from rayjepa.train.optim import Guard, adam_state, make_optimizer, set_rates
 from rayjepa.train.partition import Partition, full_shape
 from rayjepa.train.pieces import Kind, Piece, read_pieces, untrained, whole, write_shard
@@ -55,8 +56,8 @@ def deepspeed_config(run: RunConfig) -> dict[str, Any]:
             "memory_efficient_linear": False,
             "overlap_comm": False,
             "stage3_param_persistence_threshold": PERSISTENT,
-            "reduce_bucket_size": 100_000_000,  # elements; DeepSpeed's default of 5e8 costs 2 GB in float32
-            "allgather_bucket_size": 200_000_000,
+            "reduce_bucket_size": REDUCE_BUCKET,
+            "allgather_bucket_size": GATHER_BUCKET,
         },
     }
     if run.train.precision == "bf16":
