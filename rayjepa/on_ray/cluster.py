@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rayjepa.config import RunConfig
 from rayjepa.train.room import available_gib, logical_cpus, memory_gib
@@ -39,6 +39,9 @@ ENVIRONMENT = {
 SEAT = "sweep"
 # Memory of a trial's driver (torch, Ray Train): RSS.
 TRIAL_GIB = 0.5
+
+# Tries to start a cluster of our own.
+STARTS = 3
 
 # The node of a cluster of our own has this label, by which every process of the cluster knows it.
 EMBEDDED = {"rayjepa.io/cluster": "embedded"}
@@ -117,16 +120,11 @@ def _embedded(run: RunConfig, logs: Path | None, trials: int) -> Iterator[None]:
     _read_token_again()
     folder = tempfile.mkdtemp(prefix="rayjepa-", dir="/tmp")  # short: Ray's sockets live there (107 bytes at most)
     try:
-        ray.init(
-            address="local",
-            labels=EMBEDDED,
+        _start(
+            folder,
             num_cpus=logical_cpus(run) * max(trials, 1),
             resources={SEAT: trials} if trials else None,
             object_store_memory=int(run.cluster.object_store_gib * max(trials, 1) * 2**30),
-            include_dashboard=False,
-            _temp_dir=folder,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
         )
         yield
     except RuntimeError:
@@ -139,6 +137,47 @@ def _embedded(run: RunConfig, logs: Path | None, trials: int) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: str, **size: Any) -> None:
+    """Start a cluster in `folder`, again if it is late: Ray gives its node 30 s, which a busy machine may exceed.
+
+    Raises:  RuntimeError if it was late STARTS times.
+    """
+    import ray
+
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address="local",
+                labels=EMBEDDED,
+                include_dashboard=False,
+                _temp_dir=folder,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **size,
+            )
+            return
+        except Exception as error:  # Ray raises the bare class
+            ray.shutdown()
+            _end_processes(folder)
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if not left:
+                raise RuntimeError(
+                    f"Ray did not start on this machine in {STARTS} tries ({why}); {os.getloadavg()[0]:.0f} processes "
+                    f"want to run on {os.cpu_count()} cores. `rayjepa doctor` looks at the machine; "
+                    "cluster.workers=0 train.engine=plain trains without Ray"
+                ) from error
+            log.warning("Ray did not start (%s): trying again", why)
+
+
+def _end_processes(folder: str) -> None:
+    """Kill the children of this process that name `folder`: what a start that failed leaves behind."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended just now
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and folder.encode() in (stat.parent / "cmdline").read_bytes():
+                os.kill(int(stat.parent.name), signal.SIGKILL)
 
 
 def _check_machine(run: RunConfig, trials: int) -> None:
