@@ -1,16 +1,17 @@
 """Every knob of a run, typed and frozen, and the one function that builds a run from them."""
 
-from rayjepa.config.resolve import ConfigError, describe, dump, presets, resolve, to_yaml
-from rayjepa.config.run import RunConfig
-from rayjepa.config.sections import (
+from rayjepa.config.model import (
     BlockConfig,
-    DataConfig,
+    ImageBlocksConfig,
     MaskConfig,
     ModelConfig,
     ObjectiveConfig,
     PredictorConfig,
-    ViewsConfig,
 )
+from rayjepa.config.parts import Phase, Stream, phase_at, phases_of, quantum_of, settled, streams_of
+from rayjepa.config.resolve import ConfigError, describe, dump, models, presets, resolve, to_yaml
+from rayjepa.config.run import PhaseConfig, RunConfig, StreamConfig
+from rayjepa.config.sections import DataConfig, ViewsConfig
 from rayjepa.config.training import (
     CheckpointConfig,
     ClusterConfig,
@@ -31,20 +32,31 @@ __all__ = [
     "DataConfig",
     "EmaConfig",
     "HealthConfig",
+    "ImageBlocksConfig",
     "MaskConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimConfig",
+    "Phase",
+    "PhaseConfig",
     "PredictorConfig",
     "ProfileConfig",
     "ReportConfig",
     "RunConfig",
+    "Stream",
+    "StreamConfig",
     "TrainConfig",
     "ViewsConfig",
     "ZeroConfig",
     "describe",
     "dump",
+    "models",
+    "phase_at",
+    "phases_of",
     "presets",
+    "quantum_of",
     "resolve",
+    "settled",
+    "streams_of",
     "to_yaml",
 ]

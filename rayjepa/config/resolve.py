@@ -28,6 +28,8 @@ class Knob:
     kind: str
     default: object
     help: str
+    words: tuple[str, ...] = ()
+    """The texts that are values by themselves: of masks.truncate, "none" is one."""
 
 
 def presets() -> dict[str, Path]:
@@ -35,20 +37,32 @@ def presets() -> dict[str, Path]:
     return shipped("presets")
 
 
+def models() -> dict[str, Path]:
+    """Names and files of the model sizes that ship with the package: keys of the section `model`."""
+    return shipped("presets", "model")
+
+
 def resolve(preset: str | None, overrides: Mapping[str, object]) -> RunConfig:
     """Build the run that a preset with overrides describes.
 
     `preset` is a shipped name, or the path of a YAML file. `overrides` maps dotted keys (`optim.lr`) or whole sections
-    to values; text is read as YAML reads it, so a command line, a file and a sweep give the same run.
+    to values; text is read as YAML reads it, so a command line, a file and a sweep give the same run. Text for the
+    section `model` is the name of a size, or a YAML file's path, and stands for its keys; what comes later wins.
     Raises:  ConfigError that names the key, its value, and what is allowed or nearest.
     """
     tree: dict[str, Any] = {} if preset is None else _mapping(*read_named("preset", preset, presets()))
     tree = _merge({}, dotted(tree))
     tree = _merge(tree, dotted(overrides))
     try:
-        return _RUN.validate_python(tree)
+        run = _RUN.validate_python(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+    if run.phases or run.streams:
+        from rayjepa.config.parts import phases_of, streams_of  # each part is resolved in its turn
+
+        for phase in phases_of(run):
+            streams_of(phase.run)
+    return run
 
 
 def dump(run: RunConfig) -> dict[str, Any]:
@@ -73,9 +87,8 @@ def _knobs(owner: Any, prefix: str) -> Iterator[Knob]:
         if dataclasses.is_dataclass(kind):
             yield from _knobs(kind, f"{prefix}{field.name}.")
         else:
-            yield Knob(
-                f"{prefix}{field.name}", _name(kind), info[field.name].default, info[field.name].description or ""
-            )
+            about = info[field.name]
+            yield Knob(f"{prefix}{field.name}", _name(kind), about.default, about.description or "", _words(kind))
 
 
 def _name(kind: Any) -> str:
@@ -87,6 +100,13 @@ def _name(kind: Any) -> str:
     if parts:
         return "|".join(_name(p) for p in parts)
     return "none" if kind is type(None) else kind.__name__
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return tuple(part for part in parts if isinstance(part, str))
+    return tuple(word for part in parts for word in _words(part))
 
 
 def shipped(*folders: str) -> dict[str, Path]:
@@ -113,7 +133,7 @@ def read_named(what: str, name: str, known: Mapping[str, Path]) -> tuple[Path, o
 
 def _mapping(path: Path, loaded: object) -> dict[str, Any]:
     if loaded is not None and not isinstance(loaded, dict):
-        raise ConfigError(f"{path} holds {type(loaded).__name__}; a preset is a mapping of sections")
+        raise ConfigError(f"{path} holds {type(loaded).__name__}; it must be a mapping of keys")
     return cast("dict[str, Any]", loaded or {})
 
 
@@ -130,15 +150,24 @@ def dotted(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 def _merge(tree: dict[str, Any], flat: Mapping[str, object]) -> dict[str, Any]:
     known = {k.key: k for k in describe()}
-    for key, value in flat.items():
+    for key, value in _sized(flat):
         if key not in known:
             raise ConfigError(_unknown(key, list(known)))
         at = tree
         *path, last = key.split(".")
         for part in path:
             at = at.setdefault(part, {})
-        at[last] = _parse(value, known[key].kind)
+        at[last] = _parse(value, known[key])
     return tree
+
+
+def _sized(flat: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The pairs of `flat` in order, with the keys of a model's size in the place of its name."""
+    for key, value in flat.items():
+        if key == "model" and isinstance(value, str):
+            yield from dotted(_mapping(*read_named("model", value, models())), "model.").items()
+        else:
+            yield key, value
 
 
 def _unknown(key: str, known: list[str]) -> str:
@@ -146,18 +175,21 @@ def _unknown(key: str, known: list[str]) -> str:
     if key in sections:
         return f"{key} is a section; its keys are {', '.join(k for k in known if k.startswith(key + '.'))}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if "." not in key:  # its section is missing, or it is one of the few that have none
+        lasts = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        near = [lasts[last] for last in difflib.get_close_matches(key, lasts, n=1, cutoff=0.6)]
     if not near:  # the last part may be right and the section wrong or missing
         near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
     return f"unknown key {key}" + (f"; nearest: {near[0]}" if near else "") + "; `rayjepa pretrain --help` lists all"
 
 
-def _parse(value: object, kind: str) -> object:
+def _parse(value: object, knob: Knob) -> object:
     """Text as YAML reads it; text stays text where the knob is text (a path may look like a number)."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value in knob.words:
         return value
-    if value.strip().lower() in ("none", "null", "") and "none" in kind.split("|"):
+    if value.strip().lower() in ("none", "null", "") and "none" in knob.kind.split("|"):
         return None
-    if "str" in kind.split("|"):
+    if "str" in knob.kind.split("|"):
         return value
     try:
         return yaml.safe_load(value)

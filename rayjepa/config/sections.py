@@ -1,4 +1,4 @@
-"""Knobs of the data, the model and the objective: frozen sections, validated where the fields are.
+"""Knobs of the data and the views: frozen sections, validated where the fields are.
 
 The string under a field is its help text; `rayjepa pretrain --help` prints it, so it states unit and range.
 """
@@ -18,20 +18,24 @@ def need(claim: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _ordered(pair: tuple[float, float], key: str, low: float, high: float) -> None:
+def ordered(pair: tuple[float, float], key: str, low: float, high: float) -> None:
     need(low < pair[0] <= pair[1] <= high, f"{key}={list(pair)} must be two rising numbers in ({low}, {high}]")
 
 
 @section
 class DataConfig:
     videos: str | None = None
-    """Folder, glob, list (.txt, one path a line) or manifest (.parquet); none: synthetic, made once in data.cache."""
+    """Folder, glob, list (.txt, one path a line) or manifest (.parquet) of videos or images; none: synthetic videos,
+    made once in data.cache."""
     cache: str = "~/.cache/rayjepa"
     """Folder for the synthetic videos."""
+    quantum: int | None = None
+    """With streams: a step has a multiple of so many clips of each; a multiple of workers x micro-batch. None: that."""
     synthetic_videos: int = 320
     """Number of synthetic videos, if data.videos is none."""
     frames: int = 16
-    """Frames per clip, after resampling to data.fps; a multiple of model.tubelet."""
+    """Frames per clip, after resampling to data.fps; a multiple of model.tubelet, or 1: images, and frames of videos.
+    Longer clips are never drawn from images."""
     fps: float = 4.0
     """Frames per second of video time at which a clip is sampled."""
     size_px: int = 256
@@ -77,11 +81,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         need(self.synthetic_videos >= 1, f"data.synthetic_videos={self.synthetic_videos} must be at least 1")
+        need(self.quantum is None or self.quantum >= 1, f"data.quantum={self.quantum} must be at least 1, or none")
         need(self.frames >= 1, f"data.frames={self.frames} must be at least 1")
         need(0 < self.fps <= 1000, f"data.fps={self.fps} must be in (0, 1000]")
         need(self.size_px >= 2 and self.size_px % 2 == 0, f"data.size_px={self.size_px} must be even and at least 2")
-        _ordered(self.window_scale, "data.window_scale", 0.0, 1.0)
-        _ordered(self.window_aspect, "data.window_aspect", 0.0, 100.0)
+        ordered(self.window_scale, "data.window_scale", 0.0, 1.0)
+        ordered(self.window_aspect, "data.window_aspect", 0.0, 100.0)
         need(0 <= self.flip <= 1, f"data.flip={self.flip} must be in [0, 1]")
         need(0 <= self.holdout < 1, f"data.holdout={self.holdout} must be in [0, 1)")
         need(0 <= self.max_bad_share <= 1, f"data.max_bad_share={self.max_bad_share} must be in [0, 1]")
@@ -109,6 +114,12 @@ class DataConfig:
         """Height and width of a frame as it is shipped."""
         return self.whole_px if self.window == "whole" else (self.size_px, self.size_px)
 
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of a clip as it is shipped."""
+        height, width = self.canvas
+        return self.frames * height * width * 3 // (1 if self.pixels == "rgb" else 2)
+
 
 @section
 class ViewsConfig:
@@ -125,103 +136,3 @@ class ViewsConfig:
         for key in ("brightness", "contrast", "saturation"):
             need(0 <= getattr(self, key) <= 1, f"views.{key}={getattr(self, key)} must be in [0, 1]")
         need(0 <= self.hue <= 0.5, f"views.hue={self.hue} must be in [0, 0.5]")
-
-
-@section
-class ModelConfig:
-    tubelet: int = 2
-    """Frames per token."""
-    patch_px: int = 16
-    """Side of a token's square patch in pixels."""
-    width: int = 1024
-    """Encoder width D; a multiple of model.heads."""
-    depth: int = 24
-    """Encoder blocks."""
-    heads: int = 16
-    """Encoder attention heads; at least 6 channels each, for three rotary axes."""
-    mlp_ratio: float = 4.0
-    """Hidden width of an encoder block's MLP over its width."""
-    rope_pairing: Literal["interleaved", "tiled"] = "interleaved"
-    """Rotary embedding: a true rotation of adjacent pairs, or the tiled angles of V-JEPA 2's published weights."""
-
-    def __post_init__(self) -> None:
-        for key in ("tubelet", "patch_px", "width", "depth", "heads"):
-            need(getattr(self, key) >= 1, f"model.{key}={getattr(self, key)} must be at least 1")
-        need(self.width % self.heads == 0, f"model.width={self.width} is not a multiple of model.heads={self.heads}")
-        need(
-            self.width // self.heads >= 6,
-            f"model.width={self.width} over model.heads={self.heads} leaves fewer than 6 channels a head",
-        )
-        need(self.mlp_ratio > 0, f"model.mlp_ratio={self.mlp_ratio} must be above 0")
-
-
-@section
-class PredictorConfig:
-    width: int = 384
-    """Predictor width; a multiple of predictor.heads."""
-    depth: int = 12
-    """Predictor blocks."""
-    heads: int = 12
-    """Predictor attention heads; at least 6 channels each."""
-    mlp_ratio: float = 4.0
-    """Hidden width of a predictor block's MLP over its width."""
-
-    def __post_init__(self) -> None:
-        for key in ("width", "depth", "heads"):
-            need(getattr(self, key) >= 1, f"predictor.{key}={getattr(self, key)} must be at least 1")
-        need(
-            self.width % self.heads == 0,
-            f"predictor.width={self.width} is not a multiple of predictor.heads={self.heads}",
-        )
-        need(
-            self.width // self.heads >= 6,
-            f"predictor.width={self.width} over predictor.heads={self.heads} leaves fewer than 6 channels a head",
-        )
-        need(self.mlp_ratio > 0, f"predictor.mlp_ratio={self.mlp_ratio} must be above 0")
-
-
-@section
-class BlockConfig:
-    blocks: int = 8
-    """Blocks hidden in each clip."""
-    spatial: tuple[float, float] = (0.15, 0.15)
-    """Share of the frame's tokens that one block covers, lowest and highest, in (0, 1]."""
-    temporal: tuple[float, float] = (1.0, 1.0)
-    """Share of the clip's time slots that one block covers, lowest and highest, in (0, 1]."""
-    aspect: tuple[float, float] = (0.75, 1.5)
-    """Height over width of a block, lowest and highest, drawn uniformly."""
-
-    def __post_init__(self) -> None:
-        need(self.blocks >= 1, f"masks.multiblock[].blocks={self.blocks} must be at least 1")
-        _ordered(self.spatial, "masks.multiblock[].spatial", 0.0, 1.0)
-        _ordered(self.temporal, "masks.multiblock[].temporal", 0.0, 1.0)
-        _ordered(self.aspect, "masks.multiblock[].aspect", 0.0, 100.0)
-
-
-@section
-class MaskConfig:
-    kind: Literal["multiblock", "tube", "random"] = "multiblock"
-    """V-JEPA's multi-block masks, cells hidden through all time, or single tokens; the last two obey masks.ratio."""
-    ratio: float = 0.75
-    """Hidden share 1 - C/N of the tokens for kinds tube and random, in (0, 1)."""
-    predict: float | None = None
-    """Predicted share M/N of the tokens for kinds tube and random, at most masks.ratio; none: all that is hidden."""
-    multiblock: tuple[BlockConfig, ...] = (BlockConfig(), BlockConfig(blocks=2, spatial=(0.7, 0.7)))
-    """Mask types of kind multiblock; each is one prediction task per clip."""
-    group_size: int = 24
-    """Clips whose smallest context and target set the token counts of a step (V-JEPA: clips per GPU)."""
-
-    def __post_init__(self) -> None:
-        need(0 < self.ratio < 1, f"masks.ratio={self.ratio} must be in (0, 1)")
-        if self.predict is not None:
-            need(
-                0 < self.predict <= self.ratio, f"masks.predict={self.predict} must be in (0, masks.ratio={self.ratio}]"
-            )
-        need(len(self.multiblock) >= 1, "masks.multiblock is empty; it needs at least one mask type")
-        need(self.group_size >= 1, f"masks.group_size={self.group_size} must be at least 1")
-
-
-@section
-class ObjectiveConfig:
-    kind: Literal["l1", "l2", "smooth_l1"] = "l1"
-    """Distance between prediction and layer-normed target, mean over features."""

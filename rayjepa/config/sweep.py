@@ -30,6 +30,7 @@ NO_AXIS = {
     "zero.": HOW,
     "health.": MEASURE,
     "model.width": MEASURE + " (the ceiling is min(clips, model.width))",
+    "model": MEASURE + " (the ceiling is min(clips, model.width)); give all trials the same under `fixed`",
     "data.": MEASURE,
 }
 """Why a key, or a section, is no axis."""
@@ -70,7 +71,7 @@ def plan_sweep(preset: str, space: Space, overrides: Mapping[str, object]) -> Sw
         if key in names:
             raise ConfigError(f"{key} is an axis of the space: it cannot be given a value too")
     sweep = Sweep(preset=preset, space=space, base=resolve(preset, {**dotted(space.fixed), **dotted(overrides)}))
-    kinds = {knob.key: knob.kind for knob in describe()}
+    kinds = {knob.key: knob.kind for knob in describe()} | {"model": "str"}  # a size, by its name
     for axis in space.axes:
         _check(sweep, axis, kinds.get(axis.key))
     for knobs in _corners(space.axes):
@@ -134,11 +135,16 @@ def _inner(axis: Axis) -> tuple[Value, ...]:
 
 def _inert(key: str, run: RunConfig) -> str:
     """Why a knob changes nothing in this run; empty if it does."""
-    kind = run.masks.kind
-    if key in ("masks.ratio", "masks.predict") and kind == "multiblock":
+    kind, blocks = run.masks.kind, ("multiblock", "ijepa")
+    if key in ("masks.ratio", "masks.predict") and kind in blocks:
         return f"masks.kind={kind} does not obey it; add masks.kind=tube (or random) to `fixed` or the command line"
-    if key in ("masks.multiblock", "masks.group_size") and kind != "multiblock":
-        return f"masks.kind={kind} does not obey it; only multiblock does"
+    if key in ("masks.truncate", "masks.group_size") and kind not in blocks:
+        return f"masks.kind={kind} does not obey it; only multiblock and ijepa do"
+    if key == "masks.group_size" and run.masks.truncate == "none" and not run.masks.same_positions:
+        return "masks.truncate=none does not obey it"
+    for other in blocks:
+        if key.startswith(f"masks.{other}") and kind != other:
+            return f"masks.kind={kind} does not obey it; only {other} does"
     return ""
 
 

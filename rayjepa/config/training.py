@@ -13,28 +13,41 @@ class OptimConfig:
     start_lr: float = 1e-4
     """Learning rate at the first step of the warm-up."""
     final_lr: float = 5.25e-4
-    """Learning rate at the last step (cosine from optim.lr; equal to it: constant)."""
+    """Learning rate at the end of the horizon (equal to optim.lr: constant)."""
     warmup_steps: int = 12000
     """Steps of linear warm-up."""
+    shape: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate goes from optim.lr to optim.final_lr after the warm-up."""
+    horizon: float = 1.0
+    """Length of all schedules over that of the run; above 1 they are cut off before their end (V-JEPA: 1.25)."""
     weight_decay: float = 0.04
-    """Weight decay of matrices; biases and norms have none."""
+    """Weight decay of matrices at the first step; biases and norms have none."""
+    final_weight_decay: float | None = None
+    """Weight decay at the end of the horizon, reached by a half cosine; none: constant."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments, each in [0, 1)."""
     eps: float = 1e-8
     """AdamW's epsilon."""
     clip: float | None = None
     """Gradient norm above which gradients are scaled down; none: never."""
+    clip_parts: Literal["joint", "separate"] = "joint"
+    """What optim.clip bounds: the norm of all gradients, or the encoder's and the predictor's each (V-JEPA 1)."""
+    clip_from_step: int = 0
+    """First step at which gradients are clipped (V-JEPA 1: the end of the warm-up)."""
     max_norm: float = float("inf")
     """Gradient norm above which the step is refused."""
     max_refused: int = 0
-    """Refused steps (loss or gradient not finite, or norm above optim.max_norm) to pass over before the run stops."""
+    """Refused steps (loss or gradient not finite, or above optim.max_norm) to pass over in a phase, then it stops."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "eps", "max_norm"):
             need(getattr(self, key) > 0, f"optim.{key}={getattr(self, key)} must be above 0")
-        for key in ("start_lr", "final_lr", "weight_decay", "warmup_steps", "max_refused"):
+        for key in ("start_lr", "final_lr", "weight_decay", "warmup_steps", "max_refused", "clip_from_step"):
             need(getattr(self, key) >= 0, f"optim.{key}={getattr(self, key)} must be at least 0")
         need(all(0 <= b < 1 for b in self.betas), f"optim.betas={list(self.betas)} must each be in [0, 1)")
+        decay = self.final_weight_decay
+        need(decay is None or decay >= 0, f"optim.final_weight_decay={decay} must be at least 0, or none")
+        need(self.horizon >= 1, f"optim.horizon={self.horizon} must be at least 1")
         need(self.clip is None or self.clip > 0, f"optim.clip={self.clip} must be above 0, or none")
 
 
@@ -43,7 +56,7 @@ class EmaConfig:
     momentum: float = 0.99925
     """Share of the target kept at each step, in [0, 1]; 1 freezes the target."""
     final_momentum: float | None = None
-    """Momentum at the last step, reached linearly; none: constant."""
+    """Momentum at the end of optim.horizon, reached linearly; none: constant."""
 
     def __post_init__(self) -> None:
         need(0 <= self.momentum <= 1, f"ema.momentum={self.momentum} must be in [0, 1]")
@@ -56,7 +69,7 @@ class EmaConfig:
 @section
 class TrainConfig:
     steps: int = 240000
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; of one with phases, of the first."""
     clips: int = 3072
     """Clips per step over all workers (global batch); a multiple of workers x train.accumulation."""
     accumulation: int = 1
@@ -67,6 +80,8 @@ class TrainConfig:
     """DeepSpeed ZeRO, or plain PyTorch (data-parallel above one worker)."""
     checkpoint_blocks: bool = False
     """Recompute each block's activations in backward: less memory, about a third more compute."""
+    compile_blocks: bool = False
+    """Compile each transformer block by torch.compile: faster on GPUs, a minute longer to start. Not at stage 3."""
     threads: int = 1
     """CPU threads of PyTorch in each worker."""
 
@@ -84,7 +99,7 @@ class ZeroConfig:
 @section
 class CheckpointConfig:
     every_steps: int = 300
-    """Steps between checkpoints; the last step always writes one."""
+    """Steps between checkpoints; the last step of a phase always writes one."""
     keep: int = 3
     """Checkpoint folders kept, newest first."""
 
@@ -96,7 +111,7 @@ class CheckpointConfig:
 @section
 class HealthConfig:
     every_steps: int = 300
-    """Steps between examinations of the target on held-out clips; the first and last step always have one."""
+    """Steps between examinations of the target on held-out clips; a phase's first and last step always have one."""
     clips: int = 256
     """Held-out clips examined; raised to 2 x model.width, fewer if the manifest has fewer."""
     batch: int = 16
@@ -161,7 +176,7 @@ class ClusterConfig:
     decode_label: str | None = None
     """Label KEY=VALUE of the nodes that decode, so that they may be CPU-only and scale apart; none: any."""
     max_failures: int = 3
-    """Restarts of the worker group before the run fails; -1: no limit."""
+    """Restarts of the worker group in a phase before the run fails; -1: no limit."""
     object_store_gib: float = 1.0
     """Object store of the embedded cluster in GiB."""
     prefetch: int = 2
