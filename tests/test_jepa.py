@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from rayjepa.config import PredictorConfig, RunConfig, resolve
+from rayjepa.config import ModelConfig, PredictorConfig, RunConfig, resolve
 from rayjepa.data.clip import ClipSpec, Window
 from rayjepa.masks import Split, splits_for
 from rayjepa.model import Jepa, Prediction, Predictor, build, make_target
-from rayjepa.model.vit import Block
+from rayjepa.model.blocks import Block
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def predict(jepa: Jepa, x: torch.Tensor, splits: tuple[Split, ...]) -> Predictio
 @pytest.mark.parametrize(("width", "parameters"), [(1024, 22_084_480), (1280, 22_281_344), (1408, 22_379_776)])
 def test_the_published_predictor_has_its_published_parameters(width: int, parameters: int) -> None:
     with torch.device("meta"):
-        predictor = Predictor(PredictorConfig(), encoder_width=width, mask_types=6, pairing="interleaved")
+        predictor = Predictor(PredictorConfig(), model=ModelConfig(width=width), mask_tokens=6)
     assert sum(p.numel() for p in predictor.parameters()) == parameters
 
 

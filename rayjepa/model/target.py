@@ -21,11 +21,12 @@ class Target(nn.Module):
     def __init__(self, encoder: Vit) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).float().requires_grad_(False).eval()
+        self.encoder.compile_if_set()
         self.width = encoder.width
 
     def forward(self, views: Float[Tensor, "B 3 frames height width"]) -> Levels:
         """Features of every token of the clips, at the encoder's levels."""
-        return self.encoder(*self.encoder.patch_embed(views))
+        return self.encoder(*self.encoder.tokenise(views))
 
     @torch.no_grad()
     def update_(self, source: Iterable[tuple[str, Tensor]], *, momentum: float) -> None:

@@ -1,49 +1,95 @@
-"""The encoder: a tokeniser that knows the grid, and a transformer that knows only coordinates."""
+"""The encoder: a tokeniser that knows the grid, and a transformer that knows only where tokens lie."""
 
-import math
-
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # untyped in PyTorch
 
 from rayjepa.config import ModelConfig
-from rayjepa.model.rope import Pairing, Rotation, rotate, rotation
-
-EPS = 1e-6
-"""Epsilon of every LayerNorm in encoder and predictor (V-JEPA)."""
+from rayjepa.model.blocks import EPS, Block, compile_each, compute_dtype, through
+from rayjepa.model.places import Grid, Places, as_places
+from rayjepa.model.position import position_of
 
 Levels = tuple[Float[Tensor, "B N D"], ...]
 """Features of the same tokens at one or more depths, deepest last."""
 
 
 class Vit(nn.Module):
-    """Transformer over tokens at given coordinates; its parameters are named as in Meta's releases.
+    """Transformer over tokens at given places; its parameters are named as in Meta's releases.
 
+    `grid` is the run's, for which a fixed position code is made if the model does not say for which; with `images`,
+    clips of one frame have a tokeniser of their own (`patch_embed_image`), if a tubelet is more than that.
     Source:  V-JEPA (arXiv:2404.08471) and V-JEPA 2 (arXiv:2506.09985): pre-norm blocks, no class token, no dropout.
+    Raises:  ValueError if the position code has no grid.
     """
 
-    def __init__(self, cfg: ModelConfig, *, checkpoint_blocks: bool = False) -> None:
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        *,
+        grid: Grid | None = None,
+        images: bool = False,
+        checkpoint_blocks: bool = False,
+        compile_blocks: bool = False,
+    ) -> None:
         super().__init__()
         self.width = cfg.width
-        self.checkpoint_blocks = checkpoint_blocks
-        self.pairing: Pairing = cfg.rope_pairing
+        self.tubelet, self.patch_px = cfg.tubelet, cfg.patch_px
+        self.checkpoint_blocks, self.compile_blocks = checkpoint_blocks, compile_blocks
+        self.position = position_of(cfg, grid=grid)
         self.patch_embed = Tokeniser(tubelet=cfg.tubelet, patch_px=cfg.patch_px, width=cfg.width)
         self.blocks = nn.ModuleList(
-            Block(cfg.width, heads=cfg.heads, mlp_ratio=cfg.mlp_ratio) for _ in range(cfg.depth)
+            Block(cfg.width, heads=cfg.heads, mlp_ratio=cfg.mlp_ratio, mlp=cfg.mlp) for _ in range(cfg.depth)
         )
         self.norm = nn.LayerNorm(cfg.width, eps=EPS)
         self.head_dim = cfg.width // cfg.heads
+        # Last, so that the other weights of a seed do not depend on it.
+        self.patch_embed_image = (
+            Tokeniser(tubelet=1, patch_px=cfg.patch_px, width=cfg.width) if images and cfg.tubelet > 1 else None
+        )
+        self.compile_if_set()
 
-    def forward(self, tokens: Float[Tensor, "B N D"], coordinates: Float[Tensor, "*b N k"]) -> Levels:
+    def compile_if_set(self) -> None:
+        """Compile the blocks, if this model was made to; a copy has to be told again."""
+        if self.compile_blocks:
+            compile_each(self.blocks)
+
+    def tokenise(self, views: Float[Tensor, "B 3 frames height width"]) -> tuple[Float[Tensor, "B N D"], Places]:
+        """Tokens of the clips in raster order t*(H*W) + h*W + w, and where they lie.
+
+        Of two tokenisers the idle one takes part with weight 0, so that every clip runs the same modules in the same
+        order, and every parameter has a gradient.
+        Raises:  ValueError if a clip is shorter than a tubelet.
+        """
+        frames, size, image = views.shape[2], (self.patch_px, self.patch_px), self.patch_embed_image
+        if image is None:
+            if frames < self.tubelet:
+                raise ValueError(f"a clip of {frames} frames is less than a tubelet of {self.tubelet}: repeat them")
+            grid = self.patch_embed(views)
+        elif frames == 1:
+            idle = self.patch_embed(views.new_zeros(1, 3, self.tubelet, *size))
+            grid = image(views) + 0 * idle.sum()
+        else:
+            grid = self.patch_embed(views)
+            grid = grid + 0 * image(views.new_zeros(1, 3, 1, *size)).sum()
+        time, height, width = grid.shape[2:]
+        return grid.flatten(2).transpose(1, 2), self.position.places((time, height, width), grid.device)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B N D"],
+        at: Places | Float[Tensor, "*b N k"],
+        *,
+        valid: Bool[Tensor, "B N"] | None = None,
+    ) -> Levels:
         """Features of `tokens`, which are all of a clip's or some of them, at every level asked for (the last).
 
-        Shapes:  coordinates (N, k) if all clips share them, else (B, N, k).
+        Tokens that `valid` has false are attended to by none.
+        Shapes:  `at` (N, k) if all clips share their places, else (B, N, k).
         """
-        by = rotation(coordinates, head_dim=self.head_dim, pairing=self.pairing, dtype=compute_dtype(tokens))
-        tokens = through(self.blocks, tokens, by, recompute=self.checkpoint_blocks and self.training)
-        return (self.norm(tokens),)
+        at = as_places(at)
+        tokens = self.position.added(tokens, at)
+        by = self.position.rotation(at, head_dim=self.head_dim, dtype=compute_dtype(tokens))
+        recompute = self.checkpoint_blocks and self.training
+        return (self.norm(through(self.blocks, tokens, by, valid=valid, recompute=recompute)),)
 
 
 class Tokeniser(nn.Module):
@@ -54,104 +100,11 @@ class Tokeniser(nn.Module):
         size = (tubelet, patch_px, patch_px)
         self.proj = nn.Conv3d(3, width, kernel_size=size, stride=size)
 
-    def forward(
-        self, views: Float[Tensor, "B 3 frames height width"]
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N 3"]]:
-        """Tokens in raster order t*(H*W) + h*W + w, and where each lies: (t, h, w) in units of a tubelet."""
-        grid = self.proj(views)
-        axes = [torch.arange(n, dtype=torch.float32, device=views.device) for n in grid.shape[2:]]
-        return grid.flatten(2).transpose(1, 2), torch.cartesian_prod(*axes)
-
-
-class Block(nn.Module):
-    """Attention and MLP, each added to its normalised input's residual."""
-
-    def __init__(self, width: int, *, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = Attention(width, heads=heads)
-        self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width, hidden=round(width * mlp_ratio))
-
-    def forward(self, x: Float[Tensor, "B N D"], by: Rotation) -> Float[Tensor, "B N D"]:
-        """`x` after one round of attention and one of the MLP."""
-        x = x + self.attn(self.norm1(x), by)
-        return x + self.mlp(self.norm2(x))
-
-
-class Attention(nn.Module):
-    """Full self-attention with rotated queries and keys."""
-
-    def __init__(self, width: int, *, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Float[Tensor, "B N D"], by: Rotation) -> Float[Tensor, "B N D"]:
-        """What each token gathers from all tokens given."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(rotate(q, by), rotate(k, by), v)
-        return self.proj(x.transpose(1, 2).flatten(2))
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
-
-    def __init__(self, width: int, *, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Each token's features, transformed on their own."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-def through(
-    blocks: nn.ModuleList, x: Float[Tensor, "B N D"], by: Rotation, *, recompute: bool
-) -> Float[Tensor, "B N D"]:
-    """`x` after all `blocks`; with `recompute`, backward makes a block's activations again instead of keeping them."""
-    recompute = recompute and torch.is_grad_enabled()
-    for block in blocks:
-        x = _recomputed(block, x, by) if recompute else block(x, by)
-    return x
-
-
-def _recomputed(block: nn.Module, x: Tensor, by: Rotation) -> Tensor:
-    return checkpoint(block, x, by, use_reentrant=False)  # pyright: ignore[reportUnknownVariableType]
-
-
-def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
-    """Fill every weight, bias and norm below `module` in order, and scale the residual branches down by depth.
-
-    Source:  V-JEPA 2: weights of standard deviation 0.02, biases 0; `attn.proj` and `mlp.fc2` of block l = 1, 2, …
-             over sqrt(2 l). Its normal is cut at +-2, which is 100 standard deviations, so ours is not cut.
-    """
-    for layer in module.modules():
-        match layer:
-            case nn.Linear() | nn.Conv3d():
-                nn.init.normal_(layer.weight, std=0.02, generator=generator)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-            case nn.LayerNorm():
-                nn.init.ones_(layer.weight)
-                nn.init.zeros_(layer.bias)
-            case _:
-                pass
-    blocks = [block for block in module.modules() if isinstance(block, Block)]
-    with torch.no_grad():
-        for place, block in enumerate(blocks, start=1):
-            block.attn.proj.weight.div_(math.sqrt(2 * place))
-            block.mlp.fc2.weight.div_(math.sqrt(2 * place))
+    def forward(self, views: Float[Tensor, "B 3 frames height width"]) -> Float[Tensor, "B D T H W"]:
+        """The grid of tokens."""
+        return self.proj(views)
 
 
 def gather(tokens: Float[Tensor, "B N D"], ids: Int64[Tensor, "B C"]) -> Float[Tensor, "B C D"]:
     """The tokens named by `ids`, row by row."""
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a linear layer gives for `x` here: autocast's, if it is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
