@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from made_clips import SPOILS, differing, made_clips, made_spec, made_stream, snapshot, take_step
-from stages import CPU, HELD_OUT, KINDS, MOVES, PERSISTENT, UNLIKE, WRITTEN, Found, config, save_at, saved_in
+from stages import CPU, HELD_OUT, KINDS, MOVES, PERSISTENT, UNLIKE, WRITTEN, Found, config, foreign, save_at, saved_in
 from torch import Tensor
 from written_out import train_written_out
 
@@ -29,7 +29,10 @@ def two_ranks(folder: Path) -> Found:
     """Every engine at two ranks: steps, refused steps, a checkpoint, and what came after it."""
     found = {kind: _life(kind, folder / kind) for kind in KINDS}
     for kind in KINDS:
-        found[f"{kind} unlike"] = trained(config(kind, world=2, **UNLIKE), folder / f"{kind}-unlike")
+        run = config(kind, world=2, **UNLIKE)
+        engine = make_engine(run, device=CPU)
+        found[f"{kind} unlike"] = trained(run, folder / f"{kind}-unlike", engine=engine) | _refusals(engine, run)
+        found[f"{kind} adopted"] = _adopted(kind, folder / f"{kind}-adopted")
     found["loop"] = _loop_on_two_ranks(folder / "loop")
     found["write_error"] = {"said": _write_error(folder / "error")}
     for kind in KINDS:  # last: DeepSpeed's autocast is for the whole process
@@ -80,6 +83,15 @@ def _life(kind: str, folder: Path) -> Found:
     return found
 
 
+def _adopted(kind: str, folder: Path) -> Found:
+    """The first step of an engine that was given other weights than it was made with, and what it held before."""
+    run = config(kind, world=2, seed=7)
+    engine = make_engine(run, device=CPU)
+    engine.adopt(foreign())
+    save_at(engine, folder, 0)
+    return {"losses": [take_step(engine, run, 0)[1]]}
+
+
 def _features(engine: Engine, run: RunConfig, clips: int) -> Tensor:
     """The target's features of the first so many clips, as health finds them."""
     mine = share(range(clips), rank=engine.rank, world=engine.world)
@@ -91,6 +103,8 @@ def _features(engine: Engine, run: RunConfig, clips: int) -> Tensor:
 def one_rank(folder: Path) -> Found:
     """Every engine at one rank, from the start and from what two ranks saved; and training written out."""
     found: Found = {kind: trained(config(kind), folder / f"{kind}-alone") for kind in KINDS}
+    for kind in KINDS:
+        found[f"{kind} unlike"] = trained(config(kind, **UNLIKE), folder / f"{kind}-alone-unlike")
     for name, overrides in WRITTEN.items():
         found[name] = train_written_out(config(**overrides), 6, keep=(3,))
     for source, kind in MOVES:

@@ -18,6 +18,7 @@ from torch import Tensor
 from written_out import State, train_written_out
 
 from rayjepa.config import RunConfig, resolve
+from rayjepa.model import build
 from rayjepa.train.checkpoint import read_state, save
 from rayjepa.train.engine import Engine
 from rayjepa.train.ledger import Ledger
@@ -60,16 +61,25 @@ def config(kind: str = "plain", *, world: int = 1, **overrides: object) -> RunCo
     return resolve("tiny", base | {key.replace("__", "."): value for key, value in overrides.items()})
 
 
-UNLIKE = {"train__accumulation": 1, "optim__clip": None, "train__checkpoint_blocks": True}
-"""The other value of three knobs; only clipping may change what is trained."""
+SEPARATE = {"optim__clip": 0.3, "optim__clip_parts": "separate", "optim__clip_from_step": 1}
+UNLIKE = {"train__accumulation": 1, **SEPARATE, "train__checkpoint_blocks": True}
+"""Other values of some knobs; only those of clipping may change what is trained."""
 WRITTEN: dict[str, dict[str, object]] = {
     "written": {},
+    "written separate": SEPARATE,
     "written unclipped": {"optim__clip": None},
     "written bf16": {"train__precision": "bf16"},
 }
 """Runs that are also trained written out."""
 PERSISTENT = 600
 """Elements up to which stage 3 keeps a parameter gathered in these tests: some of each kind of module's."""
+
+
+def foreign() -> State:
+    """Weights of other seeds for the same model, by kind and name; the target's are not the encoder's."""
+    jepa, target = build(config(seed=8)), build(config(seed=9)).encoder
+    masters: State = {("master", name): tensor for name, tensor in jepa.state_dict().items()}
+    return masters | {("target", name): tensor for name, tensor in target.state_dict().items()}
 
 
 def save_at(engine: Engine, folder: Path, finished: int) -> Path:

@@ -9,7 +9,6 @@ from rayjepa.config import RunConfig, resolve
 from rayjepa.masks import splits_for
 from rayjepa.model import build
 from rayjepa.train.engine import Engine
-from rayjepa.train.optim import decays, parameter_groups
 from rayjepa.train.plain import PlainEngine
 from rayjepa.views import to_views
 
@@ -43,7 +42,7 @@ def test_three_steps_equal_a_training_loop_written_out() -> None:
             views, loss = to_views(clips, run, device=CPU), torch.zeros(())
             splits = splits_for(run, step=step, specs=clips.specs)
             with torch.no_grad():
-                tokens, at = target.patch_embed(views)
+                tokens, at = target.tokenise(views)
                 truth = F.layer_norm(target(tokens, at)[-1], (24,), eps=1e-5)
             for term, split in zip(jepa(views, splits, (truth,)).terms, splits, strict=True):
                 hidden = truth.gather(1, split.target[..., None].expand(-1, -1, 24))
@@ -101,15 +100,3 @@ def test_bf16_computes_in_bf16_over_float32_parameters_and_target() -> None:
     assert prediction.terms[0].prediction.dtype == torch.bfloat16
     assert take_step(engine, run, 0)[0].refused is None
     assert {tensor.dtype for tensor in snapshot(engine).values()} == {torch.float32}
-
-
-def test_matrices_and_mask_tokens_decay_and_biases_and_norms_do_not() -> None:
-    jepa = build(_run())
-    kept, decayed = set(), set()
-    for name, parameter in jepa.named_parameters():
-        (decayed if decays(name, parameter) else kept).add(name.rsplit(".", 1)[-1] if parameter.ndim < 2 else name)
-    assert kept == {"bias", "weight"}
-    assert {"predictor.mask_tokens.0", "encoder.patch_embed.proj.weight"} <= decayed
-    groups = parameter_groups(jepa)
-    assert [group["decays"] for group in groups] == [True, False]
-    assert sum(len(group["params"]) for group in groups) == len(list(jepa.parameters()))

@@ -29,6 +29,18 @@ def test_energies_follow_their_equations(kind: str) -> None:
     torch.testing.assert_close(energy(p, t, ObjectiveConfig(kind=kind)), expected.mean(-1))
 
 
+@pytest.mark.parametrize(
+    ("kind", "first", "second"), [("l1", 0.875, 1.5), ("l2", 0.65625, 1.75), ("smooth_l1", 0.53125, 1.125)]
+)
+def test_a_small_example_has_the_losses_found_by_hand(kind: str, first: float, second: float) -> None:
+    """Differences of 1/2, -2, 0 and 1 in one mask, and of 3, 0, 2 and -1 in two tokens of another."""
+    one = (torch.tensor([[[0.5, -2.0, 0.0, 1.0]]]) + 7, torch.full((1, 1, 4), 7.0))
+    two = (torch.tensor([[[3.0, 0.0], [2.0, -1.0]]]), torch.zeros(1, 2, 2))
+    scores = score(prediction(one, two), ObjectiveConfig(kind=kind))
+    assert [float(scores.metrics[f"loss/mask{i}"]) for i in (0, 1)] == [first, second]
+    assert float(scores.loss) == (first + second) / 2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_energy_is_zero_at_the_target_and_falls_along_its_gradient(kind: str) -> None:
     p, t = pair(1)
@@ -69,6 +81,19 @@ def test_tokens_of_weight_zero_do_not_count() -> None:
     loss = score(prediction((p, t), weight=weight), ObjectiveConfig()).loss
     d = (p - t).abs().mean(-1)
     torch.testing.assert_close(loss, (d[1, 2] + 3 * d[3, 0]) / 4)
+
+
+def test_weights_that_sum_to_one_a_clip_give_the_mean_of_the_clips_means() -> None:
+    """What masks without truncation ask for: a clip counts as much however many tokens it has, on any rank."""
+    (p, t), counts = pair(8), torch.tensor([1, 5, 2, 3])
+    weight = (torch.arange(5) < counts[:, None]) / counts[:, None]
+    loss = score(prediction((p, t), weight=weight), ObjectiveConfig()).loss
+    each = [(p[i, :count] - t[i, :count]).abs().mean() for i, count in enumerate(counts.tolist())]
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+    halves = [
+        score(prediction((p[h], t[h]), weight=weight[h]), ObjectiveConfig()).loss for h in (slice(2), slice(2, 4))
+    ]
+    torch.testing.assert_close(torch.stack(halves).mean(), loss)
 
 
 def test_the_spread_of_predictions_shows_a_collapse() -> None:

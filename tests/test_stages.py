@@ -42,16 +42,27 @@ def test_the_clipped_steps_are_clipped(stages: Stages) -> None:
     assert stages.one["written"].losses[2] != stages.one["written unclipped"].losses[2]
 
 
+def test_separately_clipped_steps_are_clipped_from_the_second_on(stages: Stages) -> None:
+    separate, without = (stages.one[f"written {how}"] for how in ("separate", "unclipped"))
+    assert separate.losses[1] == without.losses[1]
+    assert separate.losses[2] != without.losses[2]
+    assert not torch.equal(separate.states[3]["exp_avg", "predictor.predictor_proj.weight"],
+                           stages.one["written"].states[3]["exp_avg", "predictor.predictor_proj.weight"])  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_equal_training_written_out(kind: str, stages: Stages) -> None:
     require_equal(stages, stages.two, kind, kind, stages.one["written"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_neither_accumulation_nor_recomputed_blocks_change_what_is_trained(kind: str, stages: Stages) -> None:
+def test_parts_clipped_apart_equal_training_written_out(kind: str, stages: Stages) -> None:
+    """And neither accumulation nor recomputed blocks change what is trained."""
     assert UNLIKE["train__accumulation"] != config().train.accumulation
     assert UNLIKE["train__checkpoint_blocks"] != config().train.checkpoint_blocks
-    require_equal(stages, stages.two, f"{kind} unlike", f"{kind}-unlike", stages.one["written unclipped"])
+    expected = stages.one["written separate"]
+    require_equal(stages, stages.two, f"{kind} unlike", f"{kind}-unlike", expected)
+    require_equal(stages, [stages.one], f"{kind} unlike", f"{kind}-alone-unlike", expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -47,7 +47,7 @@ def train_written_out(run: RunConfig, steps: int, *, keep: tuple[int, ...]) -> W
             loss.backward()
             total += loss.item()
         done.losses.append(total)
-        done.norms.append(_clip(jepa, run.optim.clip))
+        done.norms.append(_clip(jepa, run, step))
         _adamw(jepa, first, second, run, taken=step + 1)
         with torch.no_grad():
             for slow, fast in zip(target.parameters(), jepa.encoder.parameters(), strict=True):
@@ -63,7 +63,7 @@ def _loss(jepa: Jepa, target: nn.Module, run: RunConfig, step: int, ids: range) 
     views, splits = to_views(clips, run, device="cpu"), splits_for(run, step=step, specs=clips.specs)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=run.train.precision == "bf16"):
         with torch.no_grad():
-            levels = target(*target.patch_embed(views))
+            levels = target(*target.tokenise(views))
         terms = jepa(views, splits, levels).terms
     truth = F.layer_norm(levels[-1].float(), (run.model.width,), eps=1e-5)
     losses = []
@@ -73,13 +73,16 @@ def _loss(jepa: Jepa, target: nn.Module, run: RunConfig, step: int, ids: range) 
     return sum(losses, torch.zeros(())) / len(losses)
 
 
-def _clip(jepa: Jepa, limit: float | None) -> float:
-    gradients = [p.grad for p in jepa.parameters() if p.grad is not None]
-    norm = math.sqrt(sum(float(g.square().sum(dtype=torch.float64)) for g in gradients))
-    if limit is not None and norm > limit:
-        for gradient in gradients:
-            gradient.mul_(limit / (norm + 1e-6))
-    return norm
+def _clip(jepa: Jepa, run: RunConfig, step: int) -> float:
+    """Norm of all gradients, before those of each part are brought down to the limit."""
+    optim, norms = run.optim, []
+    for part in (jepa.encoder, jepa.predictor) if optim.clip_parts == "separate" else (jepa,):
+        gradients = [p.grad for p in part.parameters() if p.grad is not None]
+        norms.append(math.sqrt(sum(float(g.square().sum(dtype=torch.float64)) for g in gradients)))
+        if optim.clip is not None and step >= optim.clip_from_step and norms[-1] > optim.clip:
+            for gradient in gradients:
+                gradient.mul_(optim.clip / (norms[-1] + 1e-6))
+    return math.hypot(*norms)
 
 
 @torch.no_grad()

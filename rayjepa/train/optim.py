@@ -1,7 +1,7 @@
 """Parameter groups, AdamW whose step can be refused, and the guard that refuses it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,19 +20,82 @@ def decays(name: str, parameter: Tensor) -> bool:
     return not name.endswith("bias") and (parameter.ndim > 1 or "mask_token" in name)
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, in the module's order; `decays` says which group is which."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if decays(name, p) is claim], "decays": claim} for claim in (True, False)
-    ]
-    return [group for group in groups if group["params"]]
+def part_of(name: str, cfg: OptimConfig) -> str:
+    """What a parameter's gradient is clipped with: optim.clip_parts makes one part of all, or of each module's."""
+    return name.split(".", maxsplit=1)[0] if cfg.clip_parts == "separate" else "all"
+
+
+def parameter_groups(module: nn.Module, cfg: OptimConfig) -> list[dict[str, Any]]:
+    """Trainable parameters, those that decay apart from those that do not, and so are the parts; in module's order.
+
+    `part` and `decays` say which group is which.
+    """
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((part_of(name, cfg), decays(name, parameter)), []).append(parameter)
+    return [{"params": params, "part": part, "decays": claim} for (part, claim), params in groups.items()]
+
+
+def part_norms(module: nn.Module, cfg: OptimConfig) -> dict[str, Tensor]:
+    """Gradient norm of each part of `module`, on the device."""
+    gradients: dict[str, list[Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            gradients.setdefault(part_of(name, cfg), []).append(parameter.grad)
+    return {part: torch.nn.utils.get_total_norm(own) for part, own in gradients.items()}
+
+
+def joint_norm(norms: Mapping[str, float]) -> float:
+    """Norm of all gradients, of those of the parts."""
+    return math.sqrt(sum(norm**2 for norm in norms.values()))
+
+
+def clip_factors(norms: Mapping[str, float], clip: float | None) -> dict[str, float]:
+    """What the gradients of each part above the norm `clip` are multiplied by, to come down to it."""
+    return {} if clip is None else {part: clip / (norm + 1e-6) for part, norm in norms.items() if norm > clip}
+
+
+class GroupNorms:
+    """Norms that another optimizer takes of its flat groups, each of one part, and would forget."""
+
+    def __init__(self, parts: list[str]) -> None:
+        self.parts = parts
+        self._taken: list[Tensor] = []
+        self._found: dict[str, float] = {}
+
+    def kept(self, take: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same function, whose results are kept; it is called once for each group, in their order."""
+
+        def taking(*args: Any, **kwargs: Any) -> Tensor:
+            self._taken.append(take(*args, **kwargs))
+            return self._taken[-1]
+
+        return taking
+
+    def forget(self) -> None:
+        """Make ready for the next step."""
+        self._taken, self._found = [], {}
+
+    def by_part(self) -> dict[str, float]:
+        """Gradient norm of each part; a group's that is below 0 stands for one that is not finite.
+
+        The first call of a step waits for the device.
+        """
+        if not self._found:
+            squares = dict.fromkeys(self.parts, 0.0)
+            for part, norm in zip(self.parts, torch.stack(self._taken).tolist(), strict=True):
+                squares[part] += norm**2 if norm >= 0 else math.inf
+            self._found = {part: math.sqrt(square) for part, square in squares.items()}
+        return self._found
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that asks `refuses`, if set, before it changes anything."""
+    """AdamW that asks `refuses`, if set, before it changes anything, and then scales gradients by `factors`."""
 
     refuses: Callable[[], bool] | None = None
+    factors: Mapping[str, float] = {}
+    """What gradients are multiplied by, by part; parts that are not named are left as they are."""
     overflow = False
     """DeepSpeed reads this at stage 0: the last step was not applied."""
 
@@ -40,12 +103,21 @@ class GuardedAdamW(torch.optim.AdamW):
         """As AdamW's, or nothing at all."""
         if self.refuses is not None and self.refuses():
             return None
+        for group in self.param_groups:
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            if gradients and group["part"] in self.factors:
+                torch._foreach_mul_(gradients, self.factors[group["part"]])  # pyright: ignore[reportPrivateImportUsage]
         return super().step(closure)
 
 
 def make_optimizer(module: nn.Module, cfg: OptimConfig) -> GuardedAdamW:
-    """AdamW over `parameter_groups`; learning rate and weight decay are set before each step by `set_rates`."""
-    return GuardedAdamW(parameter_groups(module), lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, weight_decay=0.0)
+    """AdamW over `parameter_groups`; learning rate and weight decay are set before each step by `set_rates`.
+
+    Fused: one pass over the parameters instead of about ten. What it makes of a number may hang on the number's place
+    in its tensor by the last bit, and on nothing else, so that a run that resumes on as many ranks goes on bit by bit.
+    """
+    groups = parameter_groups(module, cfg)
+    return GuardedAdamW(groups, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, weight_decay=0.0, fused=True)
 
 
 def set_rates(optimizer: Any, *, lr: float, weight_decay: float) -> None:
@@ -62,7 +134,7 @@ def adam_state(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Te
     """
     state = optimizer.state[tensor]
     if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU, as AdamW keeps it unless fused
+        state["step"] = torch.zeros((), dtype=torch.float32, device=tensor.device)  # where a fused AdamW keeps it
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(tensor.data), torch.zeros_like(tensor.data)
     return state
 
@@ -76,7 +148,9 @@ class Guard:
 
     def __init__(self, *, max_norm: float, device: torch.device, world: int) -> None:
         self.max_norm, self.device, self.world = max_norm, device, world
-        self.norm, self.stop = 0.0, False
+        self.stop = False
+        self.norms: dict[str, float] = {}
+        """Gradient norm of each part, as the last `agree` heard of it."""
         self._loss: str | None = None
         self._seen = torch.zeros(2, device=device)
 
@@ -85,14 +159,18 @@ class Guard:
         loss = loss.detach()
         self._seen = torch.maximum(self._seen, torch.stack((loss.isnan(), loss.isinf())).float())
 
-    def agree(self, *, norm: Float[Tensor, ""] | None, stop: bool) -> None:
-        """Share what any rank saw: bad losses, the largest gradient norm (none: not known here), the wish to stop."""
-        norm = torch.zeros((), device=self.device) if norm is None else torch.nan_to_num(norm.float(), nan=math.inf)
+    def agree(self, *, norms: Mapping[str, Tensor], stop: bool) -> None:
+        """Share what any rank saw: bad losses, the largest gradient norm of each part, the wish to stop.
+
+        Norms that are not known yet are left out, on all ranks alike.
+        """
         wish = torch.full((), float(stop), device=self.device)
-        shared = torch.stack((*self._seen, norm, wish))
+        known = (torch.nan_to_num(norm.float(), nan=math.inf, posinf=math.inf) for norm in norms.values())
+        shared = torch.stack((*self._seen, wish, *known))
         if self.world > 1:
             dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-        is_nan, is_inf, self.norm, any_stop = shared.tolist()
+        is_nan, is_inf, any_stop, *found = shared.tolist()
+        self.norms = dict(zip(norms, found, strict=True))
         self._loss = "loss is nan" if is_nan else "loss is inf" if is_inf else None
         self.stop = any_stop > 0
         self._seen = torch.zeros_like(self._seen)

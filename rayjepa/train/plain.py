@@ -11,18 +11,15 @@ from torch import Tensor
 from rayjepa.config import RunConfig
 from rayjepa.masks import Split
 from rayjepa.model import Jepa, Prediction, make_target
+from rayjepa.train.averaging import Averager
 from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, share_weights, to_device
 from rayjepa.train.footprint import PLAIN_BUCKET
-from rayjepa.train.optim import Guard, adam_state, make_optimizer, set_rates
-from rayjepa.train.pieces import Piece, read_pieces, untrained, whole, write_shard
+from rayjepa.train.optim import Guard, adam_state, clip_factors, joint_norm, make_optimizer, part_norms, set_rates
+from rayjepa.train.pieces import Piece, Tensors, fill_pieces, read_pieces, untrained, whole, write_shard
 
 
 class PlainEngine:
-    """Float32 parameters, replicated; gradients are averaged in one go after the last backward of a step.
-
-    Buckets are in the parameters' own order and never change, so that a resumed run adds in the order of one that ran
-    through, at any world size. That gives up the overlap with backward, which DistributedDataParallel has.
-    """
+    """Float32 parameters, replicated; gradients are averaged while the last backward of a step runs."""
 
     def __init__(self, run: RunConfig, jepa: Jepa, *, device: torch.device) -> None:
         self.run, self.device = run, device
@@ -32,41 +29,52 @@ class PlainEngine:
         self.target = make_target(self.jepa.encoder)
         self.optimizer = make_optimizer(self.jepa, run.optim)
         self.guard = Guard(max_norm=run.optim.max_norm, device=device, world=self.world)
+        self._averager = Averager(_sent(jepa), world=self.world, bucket=PLAIN_BUCKET) if self.world > 1 else None
+        self._micro = 0
 
     def forward(
         self,
         views: Float[Tensor, "B 3 frames height width"],
         splits: tuple[Split, ...],
         index: Int64[Tensor, " B"] | None = None,
+        *,
+        stream: int = 0,
     ) -> Prediction:
         """Predictions beside the target's features."""
         with torch.no_grad(), autocast(self.run, self.device):
             levels = self.target(views)
         with autocast(self.run, self.device):
-            return self.jepa(views, to_device(splits, self.device), levels, index)
+            return self.jepa(views, to_device(splits, self.device), levels, index, stream=stream)
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradients of `loss`."""
         self.guard.note(loss)
+        self._micro += 1
+        if self._averager is not None and self._micro == self.run.train.accumulation:
+            self._averager.expect_last()
         loss.backward()
 
-    def step(self, *, lr: float, weight_decay: float, momentum: float, stop: bool = False) -> Step:
+    def step(
+        self, *, lr: float, weight_decay: float, momentum: float, clip: float | None = None, stop: bool = False
+    ) -> Step:
         """Average, check, clip, update, move the target; or refuse, and change nothing."""
-        gradients = self._gradients()
-        if self.world > 1:
-            _average(gradients, self.world)
-        self.guard.agree(norm=torch.nn.utils.get_total_norm(gradients), stop=stop)
-        norm = self.guard.norm
+        self._micro = 0
+        if self._averager is None:
+            self._fill_gradients()
+        else:
+            self._averager.finish()
+        self.guard.agree(norms=part_norms(self.jepa, self.run.optim), stop=stop)
+        norm = joint_norm(self.guard.norms)
         refused = self.guard.verdict(norm)
         if refused is None:
-            if self.run.optim.clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(
-                    list(self.jepa.parameters()), self.run.optim.clip, torch.tensor(norm, device=self.device)
-                )
+            self.optimizer.factors = clip_factors(self.guard.norms, clip)
             set_rates(self.optimizer, lr=lr, weight_decay=weight_decay)
             self.optimizer.step()
             self.target.update_(encoder_tensors(self.jepa), momentum=momentum)
-        self.optimizer.zero_grad()
+        if self._averager is None:
+            self.optimizer.zero_grad()
+        else:
+            self._averager.clear()
         return Step(refused=refused, grad_norm=norm, stop=self.guard.stop)
 
     def save(self, folder: Path) -> None:
@@ -77,20 +85,20 @@ class PlainEngine:
         """Take the whole state from `folder`."""
         read_pieces(folder, list(self._pieces()))
 
+    def adopt(self, tensors: Tensors) -> None:
+        """Take parameters and the target from whole tensors."""
+        fill_pieces(self._pieces(), tensors)
+
     def close(self) -> None:
         """Leave the process group, if this engine made it."""
         if self._made_group:
             dist.destroy_process_group()
 
-    def _gradients(self) -> list[Tensor]:
-        """Gradients in the parameters' order; zeros where there is none, as in ZeRO's flat buffers."""
-        found: list[Tensor] = []
+    def _fill_gradients(self) -> None:
+        """Zeros where there is no gradient, as in an averager's buckets and in ZeRO's."""
         for parameter in self.jepa.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                found.append(parameter.grad)
-        return found
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def _pieces(self) -> Iterator[Piece]:
         for name, parameter in self.jepa.named_parameters():
@@ -103,16 +111,10 @@ class PlainEngine:
         yield from untrained(self.jepa, self.target)
 
 
-def _average(gradients: list[Tensor], world: int) -> None:
-    """Replace each gradient by its mean over ranks, in buckets."""
-    bucket: list[Tensor] = []
-    for place, gradient in enumerate(gradients):
-        bucket.append(gradient)
-        if place + 1 == len(gradients) or sum(g.numel() for g in bucket) >= PLAIN_BUCKET:
-            flat = torch.cat([g.reshape(-1) for g in bucket])
-            dist.all_reduce(flat)
-            flat.div_(world)
-            parts = flat.split([g.numel() for g in bucket])
-            for part, own in zip(parts, bucket, strict=True):
-                own.copy_(part.view_as(own))
-            bucket = []
+def _sent(jepa: Jepa) -> list[Tensor]:
+    """Trained parameters in the order in which an averager has them, the last of which it sends first.
+
+    That is their own order but for mask tokens, which no clip of a micro-batch may use: nothing has to wait for them.
+    """
+    named = [(name, parameter) for name, parameter in jepa.named_parameters() if parameter.requires_grad]
+    return [parameter for name, parameter in sorted(named, key=lambda item: "mask_tokens" not in item[0])]

@@ -4,11 +4,11 @@ Parameters stay float32 and bf16 is autocast, so that a parameter and its master
 follow the parameters by name. At stage 3 the target is a second engine, without an optimizer: every rank averages the
 shards that it holds, and nothing is gathered for it.
 
-Names that DeepSpeed does not document are used for the norm before it clips (`_global_grad_norm`), for what a rank
-holds of a parameter (`_hp_mapping` at stages 1 and 2, `grad_position` and `fp32_partitioned_groups_flat` at stage 3),
-to bring parameters in line with their masters (`_reassign_or_swap_out_partitioned_parameters`), and for its list of
-modules that are being run (`FWD_MODULE_STACK`); tests/test_zero.py and tests/test_stages.py fail if one comes to mean
-something else.
+Names that DeepSpeed does not document are used for the norms of its flat groups (`get_grad_norm_direct`, `bit16_groups`
+at stages 1 and 2, `fp16_groups` at stage 3), for what a rank holds of a parameter (`_hp_mapping` at stages 1 and 2,
+`grad_position` and `fp32_partitioned_groups_flat` at stage 3), to bring parameters in line with their masters
+(`_reassign_or_swap_out_partitioned_parameters`), and for its list of modules that are being run (`FWD_MODULE_STACK`);
+tests/test_zero.py and tests/test_stages.py fail if one comes to mean something else.
 """
 
 import atexit
@@ -32,9 +32,18 @@ from rayjepa.model import Jepa, Prediction, average_, make_target
 from rayjepa.model.vit import Levels
 from rayjepa.train.engine import Step, autocast, encoder_tensors, join_group, ranks, share_weights, to_device
 from rayjepa.train.footprint import GATHER_BUCKET, REDUCE_BUCKET
-from rayjepa.train.optim import Guard, adam_state, make_optimizer, set_rates
+from rayjepa.train.optim import (
+    GroupNorms,
+    Guard,
+    adam_state,
+    clip_factors,
+    joint_norm,
+    make_optimizer,
+    part_norms,
+    set_rates,
+)
 from rayjepa.train.partition import Partition, full_shape
-from rayjepa.train.pieces import Kind, Piece, read_pieces, untrained, whole, write_shard
+from rayjepa.train.pieces import Kind, Piece, Tensors, fill_pieces, read_pieces, untrained, whole, write_shard
 
 PERSISTENT = 100_000
 """Elements up to which a parameter stays gathered at stage 3: norms and biases, at any width that we know."""
@@ -49,7 +58,7 @@ def deepspeed_config(run: RunConfig) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": run.micro_batch,
         "gradient_accumulation_steps": run.train.accumulation,
-        "gradient_clipping": run.optim.clip or 0.0,
+        "gradient_clipping": 0.0,  # ours, in the client optimizer: by parts, and from a step on
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": run.zero.stage,
@@ -81,6 +90,7 @@ class ZeroEngine:
         self.jepa = share_weights(jepa.to(device))
         self.target = make_target(jepa.encoder)  # before stage 3 takes the encoder apart
         self._client = make_optimizer(jepa, run.optim)
+        parts = {id(p): group["part"] for group in self._client.param_groups for p in group["params"]}
         config = deepspeed_config(run)
         with _imports_quietly():  # here too: it imports its optimizers when it first sees ours
             self.engine, self.optimizer, *_ = deepspeed.initialize(
@@ -93,6 +103,11 @@ class ZeroEngine:
         self.guard = Guard(max_norm=run.optim.max_norm, device=device, world=self.world)
         self._client.refuses = self._refuses
         self._refused: str | None = None
+        self._clip: float | None = None
+        if self.stage > 0:
+            groups = self.optimizer.fp16_groups if self.stage == 3 else self.optimizer.bit16_groups
+            self._norms = GroupNorms([parts[id(group[0])] for group in groups])
+            self.optimizer.get_grad_norm_direct = self._norms.kept(self.optimizer.get_grad_norm_direct)
         self._micro = 0
 
     def forward(
@@ -100,12 +115,14 @@ class ZeroEngine:
         views: Float[Tensor, "B 3 frames height width"],
         splits: tuple[Split, ...],
         index: Int64[Tensor, " B"] | None = None,
+        *,
+        stream: int = 0,
     ) -> Prediction:
         """Predictions beside the target's features."""
         with torch.no_grad(), autocast(self.run, self.device):
             levels = self.target(views)
         self._depth = len(self._running)
-        hooked, prediction = self.engine(views, to_device(splits, self.device), levels, index)
+        hooked, prediction = self.engine(views, to_device(splits, self.device), levels, index, stream)
         terms = zip(prediction.terms, hooked, strict=True)
         return replace(prediction, terms=tuple(replace(term, prediction=output) for term, output in terms))
 
@@ -119,18 +136,24 @@ class ZeroEngine:
         if self._micro < self.run.train.accumulation:
             self.engine.step()  # only counts: DeepSpeed finds the boundary by the number of these calls
 
-    def step(self, *, lr: float, weight_decay: float, momentum: float, stop: bool = False) -> Step:
+    def step(
+        self, *, lr: float, weight_decay: float, momentum: float, clip: float | None = None, stop: bool = False
+    ) -> Step:
         """Check, clip, update and move the target; or refuse, and change nothing.
 
-        DeepSpeed takes its norm and clips, then calls the client optimizer, which asks `_refuses`. `overflow` makes
+        DeepSpeed takes its norms, then calls the client optimizer, which asks `_refuses` and clips. `overflow` makes
         it count a refused step as skipped and clear the gradients by its normal path.
         """
         assert self._micro == self.run.train.accumulation, f"step after {self._micro} micro-batches"
         self._micro, self._refused, self.optimizer.overflow = 0, None, False
-        self.guard.agree(norm=self._norm_at_stage_0() if self.stage == 0 else None, stop=stop)
+        self._clip = clip
+        # DeepSpeed takes no norm at stage 0; the gradients are reduced already and the same on all ranks.
+        self.guard.agree(norms=part_norms(self.jepa, self.run.optim) if self.stage == 0 else {}, stop=stop)
+        if self.stage > 0:
+            self._norms.forget()
         set_rates(self.optimizer, lr=lr, weight_decay=weight_decay)
         self.engine.step()
-        norm = self._norm()
+        norm = joint_norm(self._part_norms())
         if self._refused is None and self.optimizer.overflow:  # DeepSpeed skips an invalid norm without asking
             self._refused = self.guard.verdict(norm)
             assert self._refused is not None, f"DeepSpeed skipped a step of gradient norm {norm}"
@@ -143,8 +166,23 @@ class ZeroEngine:
         write_shard(folder, self._pieces(), rank=self.rank, world=self.world)
 
     def load(self, folder: Path) -> None:
-        """Take this rank's share of the state from `folder`, and bring the parameters in line with their masters."""
+        """Take this rank's share of the state from `folder`."""
         read_pieces(folder, list(self._pieces()))
+        self._follow_masters()
+
+    def adopt(self, tensors: Tensors) -> None:
+        """Take this rank's share of parameters and target from whole tensors."""
+        fill_pieces(self._pieces(), tensors)
+        self._follow_masters()
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the models; the process group stays, for DeepSpeed's next engine needs it."""
+        self.engine.destroy()
+        if self._follower is not None:
+            self._follower.destroy()
+
+    def _follow_masters(self) -> None:
+        """Bring the parameters in line with their masters."""
         if self._follower is not None:
             for group in range(len(self.optimizer.fp32_partitioned_groups_flat)):
                 self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
@@ -153,26 +191,18 @@ class ZeroEngine:
         elif self.stage > 0:
             self.optimizer.update_lp_params()
 
-    def close(self) -> None:
-        """Take DeepSpeed's hooks off the models; the process group stays, for DeepSpeed's next engine needs it."""
-        self.engine.destroy()
-        if self._follower is not None:
-            self._follower.destroy()
-
     def _refuses(self) -> bool:
         """Asked by the client optimizer, once per flat group of one step: no collective in here."""
         if self._refused is None:
-            self._refused = self.guard.verdict(self._norm())
+            norms = self._part_norms()
+            self._refused = self.guard.verdict(joint_norm(norms))
+            self._client.factors = clip_factors(norms, self._clip)
         if self._refused is not None:
             self.optimizer.overflow = True
         return self._refused is not None
 
-    def _norm(self) -> float:
-        return self.guard.norm if self.stage == 0 else float(self.optimizer._global_grad_norm)
-
-    def _norm_at_stage_0(self) -> Tensor:
-        """DeepSpeed computes none there; the gradients are reduced already and the same on all ranks."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.jepa.parameters() if p.grad is not None])
+    def _part_norms(self) -> dict[str, float]:
+        return self.guard.norms if self.stage == 0 else self._norms.by_part()
 
     def _move_target(self, momentum: float) -> None:
         if self._follower is None:
@@ -237,10 +267,10 @@ class _Tuples(nn.Module):
         self.jepa = jepa
 
     def forward(
-        self, views: Tensor, splits: tuple[Split, ...], levels: Levels, index: Tensor | None
+        self, views: Tensor, splits: tuple[Split, ...], levels: Levels, index: Tensor | None, stream: int
     ) -> tuple[tuple[Tensor, ...], Prediction]:
         # Past the Jepa's own hooks, for those of stage 3 cannot look into a dataclass; it holds no parameter itself.
-        prediction = self.jepa.forward(views, splits, levels, index)
+        prediction = self.jepa.forward(views, splits, levels, index, stream=stream)
         return tuple(term.prediction for term in prediction.terms), prediction
 
 
