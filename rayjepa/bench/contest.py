@@ -18,7 +18,7 @@ from rayjepa.bench.peer import PEERS
 from rayjepa.bench.picture import FPS
 from rayjepa.config import DataConfig, RunConfig, dump
 from rayjepa.data.clip import Window
-from rayjepa.data.convert import crop_box
+from rayjepa.data.crop import crop_box
 
 ANSWER_S = 300.0
 """For one clip, or one file of BARE; decord's reports of hangs are why there is a limit at all."""

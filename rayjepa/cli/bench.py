@@ -34,7 +34,7 @@ def feed(preset: str, overrides: Mapping[str, object], *, rounds: int, clips: in
         manifest.write(videos, path)
         measured = bench.rounds(run, manifest_path=path, count=rounds, clips=clips)
         steps = str(max(4, -(-clips // run.train.clips)))
-        ours = {"train.steps": steps, "out": scratch, "name": "run", "report.every_steps": 1}
+        ours = {"train.steps": steps, "out": scratch, "name": "run", "report.every_steps": 1, "phases": ()}
         real = resolve(preset, {**overrides, **ours})
         run_dir, real = folder.create(real, videos, preset="bench")
         fit(real, run_dir, owner=folder.claim(run_dir), watch=threading.Thread.join)

@@ -43,6 +43,19 @@ def clip_features(
     return torch.cat(rows) if rows else torch.empty(0, target.width, device=device)
 
 
+@torch.no_grad()
+def slot_features(
+    target: Target, batches: Sequence[ClipBatch], run: RunConfig, *, device: torch.device | str
+) -> Float[Tensor, "n T D"]:
+    """One float32 vector per time slot of each clip of `batches`: the mean over the slot's tokens at the last level.
+
+    Their mean over slots is what `clip_features` gives.
+    """
+    slots, height, width = run.grid
+    rows = [target(to_views(batch, run, device=device))[-1].float() for batch in batches]
+    return torch.cat([row.unflatten(1, (slots, height * width)).mean(dim=2) for row in rows])
+
+
 def gathered(features: Float[Tensor, "n D"], world: int) -> Float[Tensor, "total D"]:
     """Rows of all ranks in the order of the list that `share` was cut from; every rank calls it and gets them all.
 

@@ -19,18 +19,24 @@ log = logging.getLogger(__name__)
 
 
 class HeldOut:
-    """Examines targets on the same clips all through a run, beside the same encoder with random weights."""
+    """Examines targets on the same clips all through a run, beside the same encoder with random weights.
+
+    Of a run with streams, the clips are of the first of videos, or else of the first.
+    """
 
     def __init__(self, run: RunConfig, tape: Tape, *, rank: int, world: int, device: torch.device) -> None:
         wanted = max(run.health.clips, 2 * run.model.width)
         specs = tape.held_out(wanted)
-        self.run, self.clips, self.world, self.device = run, len(specs), world, device
+        self.run, self.clips, self.world, self.device = tape.examined.run, len(specs), world, device
         self.is_train = tape.held_out_is_train
+        self.stream = tape.examined.name if run.streams else None
+        """Whose clips these are, if the run has streams."""
         if rank == 0 and (self.clips < wanted or self.is_train):
             source = "training videos, since none is held out" if self.is_train else "held-out videos"
-            log.warning("health looks at %d of %d clips wanted, of %s", self.clips, wanted, source)
+            of = f" of stream {self.stream}" if self.stream else ""
+            log.warning("health looks at %d of %d clips wanted%s, of %s", self.clips, wanted, of, source)
         mine = share(specs, rank=rank, world=world)
-        self.batches = list(_decoded(run, mine, specs))
+        self.batches = list(_decoded(self.run, mine, specs))
         self.passes = most_passes(len(specs), world=world, batch=run.health.batch)
         floor = examine(self._features(random_target(run).to(device)))
         rankme, std = floor["collapse/rankme"], floor["collapse/std_mean"]
