@@ -14,6 +14,7 @@ from rayjepa.masks import splits_for
 from rayjepa.objective import score
 from rayjepa.train.engine import Step
 from rayjepa.train.partition import Partition
+from rayjepa.train.schedules import clip_norm
 from rayjepa.views import to_views
 
 SPOILS = {
@@ -30,7 +31,7 @@ def made_spec(run: RunConfig, index: int, attempt: int = 0) -> ClipSpec:
     return ClipSpec(
         index=index,
         attempt=attempt,
-        stream="made",
+        stream="video",
         video=index,
         uri=f"made/{index}-{attempt}.mp4",
         start_s=0.0,
@@ -76,7 +77,8 @@ def take_step(engine: Any, run: RunConfig, step: int, *, spoil: str = "", stop: 
         if spoil and micro == 0 and engine.rank == engine.world - 1:
             loss = _spoiled(loss, spoil, prediction.terms[0].prediction)
         engine.backward(loss)
-    return engine.step(lr=1e-3, weight_decay=0.04, momentum=0.9, stop=stop), total
+    clip = clip_norm(run, step)
+    return engine.step(lr=1e-3, weight_decay=0.04, momentum=0.9, clip=clip, stop=stop), total
 
 
 def snapshot(engine: Any) -> dict[str, Tensor]:

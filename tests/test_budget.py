@@ -75,6 +75,8 @@ SHAPES = [
     {"data.frames": 4, "data.size_px": 32},
     {"data.frames": 8, "data.size_px": 48, "model.depth": 3, "model.mlp_ratio": 3.0, "masks.kind": "random"},
     {"model.width": 48, "model.heads": 4, "predictor.depth": 2, "predictor.mlp_ratio": 2.0, "masks.kind": "tube"},
+    {"masks.kind": "ijepa", "masks.ijepa.min_context": 4},  # one context for four targets
+    {"masks.truncate": "none"},
 ]
 
 

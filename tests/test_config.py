@@ -23,6 +23,14 @@ def test_the_same_key_means_the_same_in_text_file_and_sweep(tmp_path) -> None:
     assert by_file.optim.lr == 1e-5
 
 
+@pytest.mark.parametrize("value", ["none", "raster"])
+def test_none_is_a_word_where_it_is_a_choice_and_nothing_where_it_is_not(value: str, tmp_path) -> None:
+    run = resolve("tiny", {"masks.truncate": value, "masks.predict": "none"})
+    assert (run.masks.truncate, run.masks.predict) == (value, None)
+    (tmp_path / "mine.yaml").write_text(to_yaml(run))
+    assert resolve(str(tmp_path / "mine.yaml"), {}) == run
+
+
 def test_a_later_override_wins_over_the_preset() -> None:
     assert resolve("tiny", {"train.steps": "3"}).train.steps == 3
     assert resolve("tiny", {"ema.final_momentum": "none"}).ema.final_momentum is None
@@ -35,7 +43,7 @@ def test_a_later_override_wins_over_the_preset() -> None:
         ({"lr": 1}, "nearest: optim.lr"),
         ({"optim.lr": "abc"}, "optim.lr='abc'"),
         ({"optim": 3}, "optim is a section; its keys are optim.lr"),
-        ({"data.frames": 15}, "data.frames=15 is not a multiple of model.tubelet=2"),
+        ({"data.frames": 15}, "data.frames=15 is neither 1 (images) nor a multiple of model.tubelet=2"),
         ({"data.frames": 3.5}, "data.frames=3.5"),
         ({"cluster.workers": -1}, "cluster.workers=-1 must be at least 0"),
         ({"cluster.workers": 3}, "train.clips=4 is not a multiple of 3 worker(s)"),

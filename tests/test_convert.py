@@ -8,7 +8,8 @@ import pytest
 from footage import clip_spec
 
 from rayjepa.data.clip import MATRICES, Layout, Pixels, Window
-from rayjepa.data.convert import Shipper, Siting, crop_box, siting_of
+from rayjepa.data.convert import Shipper, Siting, siting_of
+from rayjepa.data.crop import crop_box
 
 HEIGHT, WIDTH = 96, 128
 SQUARE = Window(size_px=64, scale=(1.0, 1.0), aspect=(1.0, 1.0), seed=-1)

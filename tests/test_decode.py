@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rayjepa.data.clip import ClipSpec, Window
 from rayjepa.data.container import opened
-from rayjepa.data.convert import coded_box, crop_box
+from rayjepa.data.crop import coded_box, crop_box
 from rayjepa.data.decode import Effort, decode_clip, decode_clips, probe
 from rayjepa.data.plan import is_clean, plan, reorder_depth
 from rayjepa.data.video import BadVideo

@@ -25,9 +25,11 @@ def seen_by_the_child() -> set[str]:
     return seen
 
 
-def imports(file: Path) -> set[str]:
+def imports(file: Path, *, inner: bool = True) -> set[str]:
+    """Modules that a file imports; without `inner`, at its top level only."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree) if inner else tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -46,6 +48,8 @@ def offences(file: Path) -> list[str]:
             found.append(f"{name} imports ray outside on_ray/")
         if top == "deepspeed" and name != "train/zero.py":
             found.append(f"{name} imports deepspeed outside train/zero.py")
+        if top == "transformers" and (room not in ("interop", "bench") or module in imports(file, inner=False)):
+            found.append(f"{name} imports transformers, no dependency, outside the functions of interop/ and bench/")
         if top == "rayjepa" and rest and room in FLOOR and FLOOR.get(rest[0], 0) > FLOOR[room]:
             found.append(f"{name} (floor {FLOOR[room]}) imports {module} (floor {FLOOR[rest[0]]})")
     return found

@@ -115,7 +115,10 @@ def test_names_that_are_not_text_are_left_out_with_a_warning(tmp_path: Path) -> 
         ("s3://bucket/videos", "remote address; mount or copy it"),
         ("empty", "folder .*empty holds no file; name one that holds videos"),
         ("empty/*.mp4", "glob .* holds no file"),
-        ("pictures", r"3 file\(s\), none with a video extension \(3gp .* wmv\); found \.jpg \(2\), no extension \(1\)"),
+        (
+            "pictures",
+            r"3 file\(s\), none with a video extension \(3gp .* wmv\) or .*; found \.bmp \(2\), no ext.* \(1\)",
+        ),
         ("comments.txt", "names no file; it needs one path a line"),
         ("binary.txt", "is not UTF-8 text"),
         ("rows.parquet", "is a manifest, which needs no indexing; use it as data.videos"),
@@ -123,7 +126,7 @@ def test_names_that_are_not_text_are_left_out_with_a_warning(tmp_path: Path) -> 
 )
 def test_a_source_without_videos_is_refused_in_one_sentence(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
-    touch(tmp_path, "pictures/a.jpg", "pictures/b.JPG", "pictures/README", "rows.parquet")
+    touch(tmp_path, "pictures/a.bmp", "pictures/b.BMP", "pictures/README", "rows.parquet")
     (tmp_path / "comments.txt").write_text("# nothing\n\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=message):
@@ -372,7 +375,7 @@ def test_what_is_not_a_manifest_is_refused_with_the_columns_at_fault(tmp_path: P
     with pytest.raises(ValueError, match="right columns, but no format version"):
         read(path)
     pq.write_table(table(1).replace_schema_metadata({"rayjepa.manifest": "99"}), path)
-    with pytest.raises(ValueError, match="format version 99, and this code reads 2"):
+    with pytest.raises(ValueError, match="format version 99, and this code reads 2 and 3"):
         read(path)
 
 

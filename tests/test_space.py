@@ -102,6 +102,21 @@ def test_an_axis_without_effect_is_refused_with_the_reason() -> None:
         plan_sweep("tiny", parse_space(space(fixed=TUBE)), {"masks.kind": "multiblock"})
 
 
+@pytest.mark.parametrize(
+    ("fixed", "key", "reason"),
+    [
+        ({"masks.kind": "ijepa"}, "masks.ratio", "masks.kind=ijepa does not obey it"),
+        (TUBE, "masks.truncate", "only multiblock and ijepa do"),
+        (TUBE, "masks.ijepa.targets", "only ijepa does"),
+        ({"masks.truncate": "none"}, "masks.group_size", "masks.truncate=none does not obey it"),
+    ],
+)
+def test_a_knob_of_masks_is_no_axis_where_the_masks_do_not_obey_it(fixed: dict, key: str, reason: str) -> None:
+    values = {"masks.ratio": [0.6, 0.7], "masks.truncate": ["none", "random"]}.get(key, [2, 3])
+    with pytest.raises(ConfigError, match=f"{key} would have no effect on any trial: .*{reason}"):
+        plan_sweep("tiny", parse_space(space(axes={key: {"choice": values}}, fixed=fixed)), {})
+
+
 def test_an_axis_takes_no_value_from_the_command_line() -> None:
     with pytest.raises(ConfigError, match=r"masks.ratio is an axis of the space"):
         plan_sweep("tiny", parse_space(space(fixed=TUBE)), {"masks.ratio": 0.8})

@@ -53,7 +53,7 @@ def slow(pause_s: float) -> type:
     from rayjepa.on_ray.actor import ids_of
 
     class Slow:
-        def __init__(self, run: RunConfig, _: str, start: int) -> None:
+        def __init__(self, run: RunConfig, _: str, start: int, first: int) -> None:
             self.start, self.size, self.draw = start, run.micro_batch, random.Random(os.getpid())
 
         def __call__(self, rows: dict) -> dict:

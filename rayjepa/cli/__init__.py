@@ -53,6 +53,7 @@ def overrides_from(words: Sequence[str]) -> dict[str, object]:
         key, sign, value = word.partition("=")
         if not sign or not key:
             raise ValueError(f"{word!r} is not key=value; `rayjepa pretrain --help` lists the keys")
+        pairs.pop(key, None)  # the last stands last, for `model=NAME` sets many keys
         pairs[key] = value
     return pairs
 
@@ -190,6 +191,26 @@ def _job(args: argparse.Namespace) -> int:
     return job(args.job, args.words)
 
 
+def _import(args: argparse.Namespace) -> int:
+    from rayjepa.cli.importing import import_weights
+    from rayjepa.interop.weights import Given
+
+    given = Given(
+        heads=args.heads,
+        predictor_heads=args.predictor_heads,
+        position=args.position,
+        frames=args.frames,
+        size_px=args.size,
+    )
+    return import_weights(args.source, args.out, which=args.weights, predictor=not args.no_predictor, given=given)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rayjepa.cli.export import export
+
+    return export(args.source, args.out, form=args.to, which=args.weights, mask_token=args.mask_token, takes=args.input)
+
+
 def _bench_feed(args: argparse.Namespace) -> int:
     from rayjepa.cli.bench import feed
 
@@ -216,6 +237,22 @@ def _bench_soak(args: argparse.Namespace) -> int:
     return soak(overrides_from(args.overrides), clips=args.clips, out=args.json)
 
 
+def _bench_step(args: argparse.Namespace) -> int:
+    from rayjepa.cli.bench_step import step
+
+    pairs = overrides_from(args.overrides)
+    return step(args.preset, pairs, rounds=args.rounds, out=args.json, plot=args.plot)
+
+
+def _bench_learning(args: argparse.Namespace) -> int:
+    from rayjepa.cli.bench_learning import learning
+
+    pairs = overrides_from(args.overrides)
+    return learning(
+        args.preset, pairs, seeds=args.seeds, bank=args.bank, probed=args.probed, out=args.json, plot=args.plot
+    )
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "pretrain": _pretrain,
     "index": _index,
@@ -228,7 +265,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "job": _job,
     "fuzz_decode": _fuzz_decode,
     "transcode": _transcode,
+    "import": _import,
+    "export": _export,
     "bench_feed": _bench_feed,
     "bench_decode": _bench_decode,
     "bench_soak": _bench_soak,
+    "bench_step": _bench_step,
+    "bench_learning": _bench_learning,
 }

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from rayjepa.cli.units import duration, flop, in_bytes, rate_of
 from rayjepa.config import RunConfig
-from rayjepa.masks import names
+from rayjepa.masks import is_padded, names
 from rayjepa.train.budget import DECODE_DEFAULT, DECODE_S, Budget, decode_s
 from rayjepa.train.footprint import ENGINES, Engine
 
@@ -19,7 +20,7 @@ def show(console: Console, run: RunConfig, found: Budget) -> None:
     slots, height, width = run.grid
     gpus = "1 GPU" if run.ranks == 1 else f"{run.ranks:,} GPUs"
     console.print(f"[bold]{gpus} of kind {found.gpu.name}, {found.mfu:.0%} MFU[/bold]  (nothing is started)\n")
-    _lines(
+    lines_of(
         console,
         [
             ("clip", f"{run.data.frames} frames at {run.data.fps:g} fps, {run.data.size_px} px"),
@@ -33,42 +34,46 @@ def show(console: Console, run: RunConfig, found: Budget) -> None:
     )
     _masks(console, run, found)
     _compute(console, run, found)
-    _memory(console, run, found)
-    _lines(console, _time(run, found), title="time")
-    _lines(console, _feed(run, found), title="feed")
-    _lines(console, _storage(run, found), title="checkpoints")
+    memory_table(console, run, found)
+    lines_of(console, _time(run, found), title="time")
+    lines_of(console, _feed(run, found), title="feed")
+    lines_of(console, _storage(run, found), title="checkpoints")
     for line in remarks(run, found):
         console.print(line, style="bold red" if line.startswith("error") else "yellow")
 
 
 def _masks(console: Console, run: RunConfig, found: Budget) -> None:
-    table = _table(f"masks, mean of {found.draws} of the run's steps", "", "context", "predicted", "unused")
-    tokens = math.prod(run.grid)
+    tokens, padded = math.prod(run.grid), is_padded(run.masks)
+    unused = [] if padded else ["unused"]
+    table = table_of(f"masks, mean of {found.draws} of the run's steps", "", "context", "predicted", *unused)
     for name, (context, target) in zip(names(run.masks), found.counts, strict=True):
-        unused = tokens - context - target
-        table.add_row(name, *(f"{n:,.0f} ({n / tokens:.1%})" for n in (context, target, unused)))
-    console.print(table, "")
+        counts = (context, target) if padded else (context, target, tokens - context - target)
+        table.add_row(name, *(f"{n:,.0f} ({n / tokens:.1%})" for n in counts))
+    console.print(table, *([] if padded else [""]))
+    if padded:
+        console.print(f"[dim]rows are padded to the longest of a micro-batch of {run.micro_batch}[/dim]\n")
 
 
 def _compute(console: Console, run: RunConfig, found: Budget) -> None:
     flops = found.flops
-    table = _table("compute of one clip", "", "forward", "with backward", "share")
+    table = table_of("compute of one clip", "", "forward", "with backward", "share")
     for name, forward, times in (
         ("target", flops.target, 1),
         ("context encoder", flops.context, 3),
         ("predictor", flops.predictor, 3),
     ):
-        table.add_row(name, _flop(forward), _flop(times * forward), f"{times * forward / flops.model:.0%}")
-    table.add_row("model", "", f"[bold]{_flop(flops.model)}[/bold]", "100%")
+        table.add_row(name, flop(forward), flop(times * forward), f"{times * forward / flops.model:.0%}")
+    table.add_row("model", "", f"[bold]{flop(flops.model)}[/bold]", "100%")
     if run.train.checkpoint_blocks:
-        table.add_row("with blocks recomputed", "", _flop(found.hardware_flops), "")
+        table.add_row("with blocks recomputed", "", flop(found.hardware_flops), "")
     console.print(table, "")
 
 
-def _memory(console: Console, run: RunConfig, found: Budget) -> None:
+def memory_table(console: Console, run: RunConfig, found: Budget, *, of: str = "") -> None:
+    """Print the memory of a rank by engine, `of` a part of the run."""
     heads = ("parameters", "master", "gradients", "moments", "target", "state", "buckets", "activations*", "peak*")
     unit, size = ("GB", 1e9) if found.memory[found.chosen].peak >= 1e9 else ("MB", 1e6)
-    table = _table(f"memory of one GPU in {unit}, of {found.gpu.memory / size:,.0f}", "", *heads)
+    table = table_of(f"memory of one GPU in {unit}, of {found.gpu.memory / size:,.0f}{of}", "", *heads)
     for engine, m in found.memory.items():
         parts = (m.parameters, m.master, m.gradients, m.moments, m.target, m.state, m.buckets, m.activations, m.peak)
         chosen = engine == found.chosen
@@ -87,9 +92,9 @@ def _time(run: RunConfig, found: Budget) -> list[tuple[str, str]]:
     per_gpu, rate = found.clips_per_s / run.ranks, found.clips_per_s / run.train.clips
     gpu_hours = found.hours * run.ranks
     lines = [
-        ("rate", f"{_rate(found.clips_per_s)} clips/s, {_rate(per_gpu)} a GPU; {1 / rate:.3g} s a step"),
+        ("rate", f"{rate_of(found.clips_per_s)} clips/s, {rate_of(per_gpu)} a GPU; {1 / rate:.3g} s a step"),
         ("run", f"{run.train.steps:,} steps = {run.samples:,} samples"),
-        ("takes", f"{_hours(found.hours)} = {_hours(gpu_hours)} of one GPU"),
+        ("takes", f"{duration(found.hours)} = {duration(gpu_hours)} of one GPU"),
     ]
     if found.cost is not None:
         lines.append(("costs", f"{found.cost:,.2f} for the GPUs; decode, storage and restarts come on top"))
@@ -104,18 +109,18 @@ def _feed(run: RunConfig, found: Budget) -> list[tuple[str, str]]:
     lines = [
         (
             "decode",
-            f"{_rate(cores)} cores, {_rate(cores / run.ranks)} a GPU, at {found.clips_per_core_s:.3g} clips/s a core "
-            f"({source})",
+            f"{rate_of(cores)} cores, {rate_of(cores / run.ranks)} a GPU, at {found.clips_per_core_s:.3g} clips/s "
+            f"a core ({source})",
         )
     ]
-    others = [f"{name}: {_rate(found.clips_per_s * decode_s(run, name))}" for name in DECODE_S]
+    others = [f"{name}: {rate_of(found.clips_per_s * decode_s(run, name))}" for name in DECODE_S]
     if assumed:
         lines += [("", line) for line in others if not line.startswith(DECODE_DEFAULT)]
     bytes_per_s = found.clip_bytes * found.clips_per_s
     ahead = run.cluster.prefetch * run.micro_batch * found.clip_bytes
     lines += [
-        ("stream", f"{_bytes(bytes_per_s)}/s, {_bytes(bytes_per_s / run.ranks)}/s to each worker"),
-        ("", f"{_bytes(found.clip_bytes)} a clip; {_bytes(ahead)} held ready by each (cluster.prefetch)"),
+        ("stream", f"{in_bytes(bytes_per_s)}/s, {in_bytes(bytes_per_s / run.ranks)}/s to each worker"),
+        ("", f"{in_bytes(found.clip_bytes)} a clip; {in_bytes(ahead)} held ready by each (cluster.prefetch)"),
     ]
     return lines
 
@@ -123,32 +128,43 @@ def _feed(run: RunConfig, found: Budget) -> list[tuple[str, str]]:
 def _storage(run: RunConfig, found: Budget) -> list[tuple[str, str]]:
     one, keep = found.checkpoint_bytes, run.checkpoint.keep
     return [
-        ("size", f"{_bytes(one)} each, {_bytes(one / run.ranks)} from each rank"),
-        ("kept", f"{_bytes(keep * one)} (checkpoint.keep={keep}), and one more while it is written"),
-        ("every", f"{run.checkpoint.every_steps} steps = {_hours(found.hours * _share_of_run(run))}"),
+        ("size", f"{in_bytes(one)} each, {in_bytes(one / run.ranks)} from each rank"),
+        ("kept", f"{in_bytes(keep * one)} (checkpoint.keep={keep}), and one more while it is written"),
+        ("every", f"{run.checkpoint.every_steps} steps = {duration(found.hours * _share_of_run(run))}"),
     ]
 
 
 def remarks(run: RunConfig, found: Budget) -> list[str]:
     """What to see to before hours are spent: lines that begin with `error` or `warning`."""
+    return [*memory_remarks(run, found), *rate_remarks(run, found, clips_per_s=found.clips_per_s)]
+
+
+def memory_remarks(run: RunConfig, found: Budget) -> list[str]:
+    """What does not fit, or hardly, with the knobs that help."""
     memory, room = found.memory[found.chosen], found.gpu.memory
     said: list[str] = []
     if memory.state + memory.buckets > room:
         fits = [NAMES[e] for e, m in found.memory.items() if m.state + m.buckets <= room]
         way = f"; it fits with {' and '.join(fits)} (train.engine, zero.stage)" if fits else "; no stage makes it fit"
         said.append(
-            f"error: {_bytes(memory.state + memory.buckets)} of model state and buckets do not fit into the "
-            f"{found.gpu.name}'s {_bytes(room)}{way}"
+            f"error: {in_bytes(memory.state + memory.buckets)} of model state and buckets do not fit into the "
+            f"{found.gpu.name}'s {in_bytes(room)}{way}"
         )
     elif not found.fits:
         said.append(
-            f"warning: the peak is estimated at {_bytes(memory.peak)}, the {found.gpu.name} has {_bytes(room)}: "
+            f"warning: the peak is estimated at {in_bytes(memory.peak)}, the {found.gpu.name} has {in_bytes(room)}: "
             f"raise train.accumulation={run.train.accumulation} (micro-batch of {run.micro_batch})"
             + ("" if run.train.checkpoint_blocks else ", or set train.checkpoint_blocks=true")
         )
     elif memory.peak > 0.9 * room:
         said.append(f"warning: the peak is estimated at {memory.peak / room:.0%} of the {found.gpu.name}'s memory")
-    step_s = run.train.clips / found.clips_per_s
+    return said
+
+
+def rate_remarks(run: RunConfig, found: Budget, *, clips_per_s: float) -> list[str]:
+    """What makes time and feed bounds rather than estimates, or slower than need be."""
+    said: list[str] = []
+    step_s = run.train.clips / clips_per_s
     if step_s < 0.01:
         said.append(
             f"warning: a step of {1000 * step_s:.2g} ms is less than starting its kernels takes: no GPU reaches "
@@ -162,14 +178,16 @@ def remarks(run: RunConfig, found: Budget) -> list[str]:
     return said
 
 
-def _table(title: str, *heads: str) -> Table:
+def table_of(title: str, *heads: str) -> Table:
+    """An empty table; all columns but the first are of numbers."""
     table = Table(title=title, title_justify="left", title_style="bold cyan", box=None, padding=(0, 2, 0, 0))
     for place, head in enumerate(heads):
         table.add_column(head, justify="left" if place == 0 else "right", header_style="dim", no_wrap=True)
     return table
 
 
-def _lines(console: Console, lines: Sequence[tuple[str, str]], *, title: str | None = None) -> None:
+def lines_of(console: Console, lines: Sequence[tuple[str, str]], *, title: str | None = None) -> None:
+    """Print names and what is said of them, in two columns."""
     table = Table(
         title=title, title_justify="left", title_style="bold cyan", box=None, show_header=False, padding=(0, 2, 0, 0)
     )
@@ -192,29 +210,3 @@ def _micro_batches(run: RunConfig) -> str:
 
 def _share_of_run(run: RunConfig) -> float:
     return run.checkpoint.every_steps / run.train.steps
-
-
-def _flop(count: int | float) -> str:
-    for unit, size in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("kFLOP", 1e3)):
-        if count >= size:
-            return f"{count / size:.4g} {unit}"
-    return f"{count:.4g} FLOP"
-
-
-def _bytes(count: int | float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
-def _rate(number: int | float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _hours(hours: int | float) -> str:
-    if hours < 1 / 60:
-        return f"{hours * 3600:.3g} s"
-    if hours < 1:
-        return f"{hours * 60:.3g} min"
-    return f"{hours:,.3g} h" if hours < 1000 else f"{hours:,.0f} h"

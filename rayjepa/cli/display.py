@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from rayjepa.config import RunConfig
+from rayjepa.config import Phase, RunConfig, phases_of
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,11 @@ def display(run: RunConfig, run_dir: Path) -> Iterator[Callable[[], None]]:
 class _Picture:
     def __init__(self, run: RunConfig, run_dir: Path, live: Live) -> None:
         self.run, self.run_dir, self.live, self.remark = run, run_dir, live, ""
+        self.phases = phases_of(run)
 
     def __call__(self) -> None:
         now = _read(self.run_dir)
-        self.live.update(_table(self.run, now))
+        self.live.update(_table(self.run, self.phases, now))
         if (remark := now.get("ahead", "")) not in ("", self.remark):  # workers that start anew have none yet
             self.remark = remark
             self.live.console.print(self.remark, highlight=False)
@@ -46,7 +47,7 @@ class _Picture:
 
 class _Lines:
     def __init__(self, run: RunConfig, run_dir: Path) -> None:
-        self.run, self.run_dir = run, run_dir
+        self.run, self.run_dir, self.phases = run, run_dir, phases_of(run)
         self.last_s, self.last_state, self.last_step, self.remark = 0.0, "", -1, ""
 
     def __call__(self) -> None:
@@ -58,7 +59,7 @@ class _Lines:
         due = time.monotonic() - self.last_s >= PLAIN_S and step != self.last_step
         if state != self.last_state or due:
             self.last_s, self.last_state, self.last_step = time.monotonic(), state, step
-            log.info("%s", "  ".join(f"{name} {value}" for name, value in _facts(self.run, now)))
+            log.info("%s", "  ".join(f"{name} {value}" for name, value in _facts(self.run, self.phases, now)))
 
 
 def _read(run_dir: Path) -> dict[str, Any]:
@@ -68,10 +69,15 @@ def _read(run_dir: Path) -> dict[str, Any]:
         return {}
 
 
-def _facts(run: RunConfig, now: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(run: RunConfig, phases: Sequence[Phase], now: dict[str, Any]) -> list[tuple[str, str]]:
     """What the line says, as (name, value)."""
-    step, steps = now.get("step", 0), run.train.steps
-    facts = [("", now.get("state", "starting")), ("step", f"{step}/{steps}")]
+    step, end, time_left = now.get("step", 0), run.steps, "ETA"
+    facts = [("", now.get("state", "starting")), ("step", f"{step}/{end}")]
+    for phase in phases if len(phases) > 1 else ():
+        if phase.name == now.get("phase"):
+            facts.append((phase.name, f"{step - phase.first}/{phase.stop - phase.first}"))
+            end = phase.stop  # the rate of this phase tells nothing of others
+            time_left = f"{phase.name} ends in" if end < run.steps else time_left
     if now.get("attempt", 1) > 1:
         facts.append(("attempt", str(now["attempt"])))
     facts.append(("samples", f"{step * run.train.clips:,}"))
@@ -83,8 +89,8 @@ def _facts(run: RunConfig, now: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     facts += [(name, form.format(now[key])) for name, key, form in formats if now.get(key) is not None]
     rate = now.get("rate/clips_per_s")
-    if rate and step < steps:
-        facts.append(("ETA", _span((steps - step) * run.train.clips / rate)))
+    if rate and step < end:
+        facts.append((time_left, _span((end - step) * run.train.clips / rate)))
     if now.get("quarantined"):
         facts.append(("bad clips", str(now["quarantined"])))
     return facts
@@ -98,10 +104,10 @@ def _span(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"
 
 
-def _table(run: RunConfig, now: dict[str, Any]) -> Table:
-    done = now.get("step", 0) / max(run.train.steps, 1)
+def _table(run: RunConfig, phases: Sequence[Phase], now: dict[str, Any]) -> Table:
+    done = now.get("step", 0) / max(run.steps, 1)
     table = Table.grid(padding=(0, 2))
-    facts = _facts(run, now)
+    facts = _facts(run, phases, now)
     table.add_row(*[f"[dim]{name}[/dim]" for name, _ in facts])
     table.add_row(*[f"[bold]{value}[/bold]" for _, value in facts])
     width = 48

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rayjepa import __version__
-from rayjepa.config import describe, presets
+from rayjepa.config import describe, models, presets
 from rayjepa.config.space import spaces
 
 
@@ -23,10 +23,13 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    _add_index(verbs.add_parser("index", help="probe videos into a manifest, one row each"))
+    _add_index(verbs.add_parser("index", help="probe videos and images into a manifest, one row each"))
     _add_transcode(
         verbs.add_parser("transcode", help="make videos anew, small and fast to decode, with their manifest")
     )
+
+    _add_import(verbs.add_parser("import", help="take weights of Meta's or Hugging Face's over, to begin a run with"))
+    _add_export(verbs.add_parser("export", help="write a run's weights for transformers, Meta's code or torch.export"))
 
     report = verbs.add_parser("report", help="write the page of a run")
     report.add_argument("run_dir", type=Path)
@@ -68,7 +71,7 @@ def _add_pretrain(pretrain: argparse.ArgumentParser) -> None:
 
 
 def _add_index(index: argparse.ArgumentParser) -> None:
-    index.add_argument("source", help="folder, glob, list (.txt, one path a line) or one video")
+    index.add_argument("source", help="folder, glob, list (.txt, one path a line) or one file")
     index.add_argument("-o", "--out", type=Path, default=Path("manifest.parquet"), help="default manifest.parquet")
     index.add_argument(
         "--labels", type=Path, help="CSV with a column `file` and label columns; default SOURCE/labels.csv"
@@ -100,6 +103,46 @@ def _add_transcode(transcode: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="key=value", help="data.* and cluster.* keys, such as cluster.decoders=16"
     )
     transcode.set_defaults(verb="transcode")
+
+
+def _add_import(taken: argparse.ArgumentParser) -> None:
+    taken.add_argument(
+        "source", type=Path, help="a .pt or .pth.tar file of Meta's, a Hugging Face folder, a run or a checkpoint"
+    )
+    taken.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="new or empty")
+    taken.add_argument(
+        "--weights", choices=("target", "context"), help="keep the moving average or the other encoder; default both"
+    )
+    taken.add_argument("--no-predictor", action="store_true", help="leave the predictor behind")
+    taken.add_argument("--heads", type=int, metavar="N", help="attention heads, which no file of Meta's says")
+    taken.add_argument("--predictor-heads", type=int, metavar="N", help="of the predictor")
+    taken.add_argument(
+        "--position", choices=("rope", "sincos"), help="default sincos if a file of Meta's has pos_embed, else rope"
+    )
+    taken.add_argument("--frames", type=int, metavar="T", help="frames a clip that a file of Meta's was trained on")
+    taken.add_argument("--size", type=int, metavar="PX", help="side of the clip in pixels")
+    taken.set_defaults(verb="import")
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("source", type=Path, help="a run, a checkpoint, or what `rayjepa import` takes or wrote")
+    export.add_argument("--to", choices=("hf", "meta", "torch"), required=True, help="transformers, Meta, torch.export")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="new or empty")
+    export.add_argument(
+        "--weights",
+        choices=("target", "context"),
+        help="the moving average or the context encoder; default target, and for meta each under its own name",
+    )
+    export.add_argument(
+        "--mask-token",
+        type=int,
+        metavar="N",
+        help="put this mask token of the predictor in all places; default each in its own, and token 0 in the others",
+    )
+    export.add_argument(
+        "--input", choices=("views", "uint8"), default="views", help="of torch: normalised clips (views) or bytes"
+    )
+    export.set_defaults(verb="export")
 
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
@@ -207,7 +250,25 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     )
     soak.add_argument("--clips", type=int, default=50_000, help="default 50000")
     soak.set_defaults(verb="bench_soak")
-    for part in (feed, decode, soak):
+
+    step = parts.add_parser(
+        "step", help="where a training step's time goes, in FLOP/s, and beside transformers' layers; no Ray, no decoder"
+    )
+    step.add_argument("--preset", default="demo")
+    step.add_argument("--rounds", type=int, default=10, help="interleaved rounds; medians are printed")
+    step.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the parts")
+    step.set_defaults(verb="bench_step")
+
+    learning = parts.add_parser(
+        "learning", help="linear probes of a small run over seeds, beside random weights and a run that must collapse"
+    )
+    learning.add_argument("--preset", default="learning")
+    learning.add_argument("--seeds", default="0,1,2", metavar="N,N,…", help="one run each; default 0,1,2")
+    learning.add_argument("--bank", type=int, default=4096, help="training clips decoded for a seed; default 4096")
+    learning.add_argument("--probed", type=int, default=3000, help="held-out clips for the probes; default 3000")
+    learning.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
+    learning.set_defaults(verb="bench_learning")
+    for part in (feed, decode, soak, step, learning):
         part.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
         part.add_argument("overrides", nargs="*", metavar="key=value")
 
@@ -215,6 +276,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 def _keys() -> str:
     """Every key with type, default and one sentence."""
     lines = ["keys (YAML, command line and sweeps use the same; presets are listed by --preset):", ""]
+    lines += [f"  model=<size>  ({', '.join(models())}, or a YAML file)", "      The keys of model.* of that size."]
     for knob in describe():
         default = "none" if knob.default is None else knob.default
         default = list(default) if isinstance(default, tuple) and "BlockConfig" not in knob.kind else default

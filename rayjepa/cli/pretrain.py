@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 
+from rayjepa.cli.derived import derived, require_one_model, warnings_of
 from rayjepa.cli.display import display
 from rayjepa.cli.stopping import stop_on_signal
-from rayjepa.config import DataConfig, RunConfig, describe, resolve
+from rayjepa.config import DataConfig, RunConfig, describe, phases_of, resolve, settled, streams_of
 from rayjepa.data import manifest, synthetic
 from rayjepa.data.manifest import Manifest
+from rayjepa.data.merge import merged
+from rayjepa.data.tape import Tape
 from rayjepa.train import folder
 from rayjepa.train.outcome import Outcome
 
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 def pretrain(preset: str, overrides: Mapping[str, object]) -> int:
     """Train a new run."""
     run = resolve(preset, overrides)
+    require_one_model(run)
+    require_init(run)
     videos = videos_of(run)
     run_dir, run = folder.create(run, videos, preset=Path(preset).stem)
     return _train(run, run_dir, videos)
@@ -32,7 +37,7 @@ def pretrain_or_resume(preset: str, overrides: Mapping[str, object]) -> int:
 
     Raises:  ValueError if the run of this name has another configuration.
     """
-    run = resolve(preset, overrides)
+    run = settled(resolve(preset, overrides))
     if run.name is None:
         raise ValueError("--or-resume needs name=…: the name says which run is to be continued")
     run_dir = Path(run.out).expanduser() / run.name
@@ -55,20 +60,37 @@ def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
     run, changed = folder.reopen(run_dir, overrides)
     for line in changed:
         log.info("changed on resume: %s", line)
-    if _finished(run_dir) >= run.train.steps:
-        log.info("%s has finished all of train.steps=%d; a larger one trains on", run_dir, run.train.steps)
+    require_one_model(run)
+    if _finished(run_dir) >= run.steps:
+        whole = f"{len(run.phases) + 1} phases with {run.steps} steps" if run.phases else f"train.steps={run.steps}"
+        more = "one more phase, or a longer last one," if run.phases else "a larger one"
+        log.info("%s has finished all of %s; %s trains on", run_dir, whole, more)
         return 0
     return _train(run, run_dir.resolve(), manifest.read(run_dir / "manifest.parquet"))
 
 
 def videos_of(run: RunConfig) -> Manifest:
-    """The manifest of a run: read, indexed, or of synthetic videos made now."""
-    source = run.data.videos
+    """The manifest of a run, of all that its streams draw from: read, indexed, or of synthetic videos made now.
+
+    Raises:  ValueError if a stream would have nothing to train on, in any phase.
+    """
+    streams = streams_of(run)
+    parts = [(None, _videos(run.data, ""))] if any(stream.source is None for stream in streams) else []
+    own = [stream for stream in streams if stream.source is not None]
+    parts += [(stream.source, _videos(stream.run.data, f"stream {stream.name}: ")) for stream in own]
+    videos = merged(parts) if own else parts[0][1]
+    for phase in phases_of(run):
+        Tape(phase.run, videos)
+    return videos
+
+
+def _videos(data: DataConfig, whose: str) -> Manifest:
+    source = data.videos
     if source is None:
-        source = str(_synthetic(run.data))
+        source = str(_synthetic(data))
     made = source.endswith(".parquet")
-    videos = manifest.read(Path(source).expanduser()) if made else indexed(source, run.data)
-    log.info("%s", videos.summary())
+    videos = manifest.read(Path(source).expanduser()) if made else indexed(source, data)
+    log.info("%s%s", whose, videos.summary())
     return videos
 
 
@@ -105,13 +127,12 @@ def _counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 def _train(run: RunConfig, run_dir: Path, videos: Manifest) -> int:
     from rayjepa.report import write_report
-    from rayjepa.train.schedules import warnings_for
 
     owner = folder.claim(run_dir)
     log.info("run %s", run_dir)
-    for line in _derived(run, videos):
+    for line in derived(run, videos):
         log.info("%s", line)
-    for line in warnings_for(run):
+    for line in warnings_of(run):
         log.warning("warning: %s", line)
 
     def nothing_to_save() -> bool:
@@ -131,7 +152,7 @@ def _train(run: RunConfig, run_dir: Path, videos: Manifest) -> int:
             _say_traces(run_dir)
             log.error("continue with: rayjepa pretrain --resume %s", run_dir)
             raise
-    state = "finished" if outcome.finished >= run.train.steps else "failed" if outcome.reason else "stopped"
+    state = "finished" if outcome.finished >= run.steps else "failed" if outcome.reason else "stopped"
     folder.conclude(run_dir, state, finished=outcome.finished, reason=outcome.reason)
     page = _page(write_report, run_dir)
     _say_traces(run_dir)
@@ -145,28 +166,18 @@ def _train(run: RunConfig, run_dir: Path, videos: Manifest) -> int:
         "%s at step %d of %d; continue with: rayjepa pretrain --resume %s",
         state,
         outcome.finished,
-        run.train.steps,
+        run.steps,
         run_dir,
     )
     return 130 if stopped.asked else 1
 
 
-def _derived(run: RunConfig, videos: Manifest) -> list[str]:
-    """What follows from the knobs, to be read before hours are spent on it."""
-    from rayjepa.model import sizes
+def require_init(run: RunConfig) -> None:
+    """Raises:  ValueError if model.init holds no weights for the run's model: known before anything is started."""
+    if run.model.init is not None:
+        from rayjepa.interop.start import require_start  # torch, which takes seconds to import
 
-    slots, height, width = run.grid
-    grid = f"{slots} x {height} x {width} = {slots * height * width} tokens"
-    encoder, predictor = (f"{count:,}" for count in sizes(run))
-    data, train = run.data, run.train
-    engine = f"DeepSpeed ZeRO-{run.zero.stage}" if train.engine == "zero" else "plain PyTorch"
-    passes = run.samples / max(len(videos.train_rows), 1)
-    return [
-        f"clip: {data.frames} frames at {data.fps:g} fps, {data.size_px} px: {grid}",
-        f"model: encoder {encoder} parameters, predictor {predictor}; {engine}, {train.precision}",
-        f"step: {train.clips} clips = {run.ranks} rank(s) x {run.micro_batch} x {train.accumulation} micro-batch(es)",
-        f"run: {train.steps} steps = {run.samples:,} samples = {passes:.1f} passes over the training videos",
-    ]
+        require_start(run)
 
 
 def _on_ray(run: RunConfig, run_dir: Path, owner: str) -> Outcome:

@@ -9,9 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rayjepa.cli.pretrain import videos_of
+from rayjepa.cli.derived import warnings_of
+from rayjepa.cli.pretrain import require_init, videos_of
 from rayjepa.cli.stopping import stop_on_signal
 from rayjepa.cli.trials import show, table, trials_display
+from rayjepa.config import RunConfig
 from rayjepa.config.space import Space, read_space
 from rayjepa.config.sweep import Sweep, plan_sweep, read_sweep, sweep_text
 from rayjepa.data import manifest
@@ -41,6 +43,7 @@ def sweep(
     plan = plan_sweep(preset, changed, overrides)
     for line in _warnings(plan):
         log.warning("warning: %s", line)
+    require_init(plan.base)
     videos = videos_of(plan.base)
     name = plan.base.name or f"sweep-{Path(preset).stem}-{Path(space).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     return _run(plan, _create(plan, videos, name), videos)
@@ -64,22 +67,22 @@ def _changed(space: Space, **fields: Any) -> Space:
 
 def _warnings(plan: Sweep) -> list[str]:
     """What is likely not meant, at either end of each axis too."""
-    from rayjepa.train.schedules import warnings_for
-
     space, run = plan.space, plan.base
     found: dict[str, None] = {}
     first = {axis.key: axis.values[0] for axis in space.axes}
     for axis in space.axes:
         for value in axis.values:
             trial = plan.trial(first | {axis.key: value}, name="trial", out=Path("trials"))
-            found |= dict.fromkeys(warnings_for(trial))
-    if space.grace_steps >= run.train.steps:
-        found[
-            f"grace_steps={space.grace_steps} is not below train.steps={run.train.steps}: no trial is stopped early"
-        ] = None
-    elif run.health.every_steps > run.train.steps // 2:
+            found |= dict.fromkeys(warnings_of(trial))
+    if space.grace_steps >= run.steps:
+        found[f"grace_steps={space.grace_steps} is not below {_steps(run)}: no trial is stopped early"] = None
+    elif run.health.every_steps > run.steps // 2:
         found[f"health.every_steps={run.health.every_steps}: a trial is examined too seldom to be stopped early"] = None
     return list(found)
+
+
+def _steps(run: RunConfig) -> str:
+    return f"the {run.steps} steps of all phases" if run.phases else f"train.steps={run.steps}"
 
 
 def _create(plan: Sweep, videos: Manifest, name: str) -> Path:
@@ -111,7 +114,7 @@ def _run(plan: Sweep, sweep_dir: Path, videos: Manifest) -> int:
     folder.replace_text(sweep_dir / "sweep.yaml", sweep_text(plan))
     space, reason = plan.space, ""
     log.info("sweep %s", sweep_dir)
-    sizes = space.trials, plan.base.train.steps, space.concurrent
+    sizes = space.trials, plan.base.steps, space.concurrent
     log.info("%d trials of %d steps, %d at once, by %s", *sizes, space.metric)
     with stop_on_signal(sweep_dir, says="trials save, then the sweep stops") as stop:
         try:

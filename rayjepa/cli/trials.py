@@ -41,7 +41,7 @@ def table(rows: Sequence[Row], plan: Sweep, best: Row | None) -> Table:
         cells = (
             str(row.number),
             *(_knob(row.knobs.get(axis.key, NOTHING)) for axis in plan.space.axes),
-            f"{row.reached}/{plan.base.train.steps}",
+            f"{row.reached}/{plan.base.steps}",
             row.state,
             *(NOTHING if v is None else number(v) for v in (row.metric, row.floor, row.ceiling)),
             f"trials/{row.run_dir.name}",
@@ -121,7 +121,7 @@ class _Lines:
 
 
 def _facts(plan: Sweep, now: Standing) -> list[str]:
-    facts = [now.state, f"step {now.step}/{plan.base.train.steps}"]
+    facts = [now.state, f"step {now.step}/{plan.base.steps}"]
     if now.metric is not None:
         facts.append(f"{plan.space.metric.rpartition('/')[2]} {number(now.metric)}")
     if now.clips_per_s is not None and now.state == "training":
@@ -132,7 +132,7 @@ def _facts(plan: Sweep, now: Standing) -> list[str]:
 def _live(plan: Sweep, now: Sequence[Standing]) -> Table:
     grid = Table.grid(padding=(0, 2))
     for trial in now:
-        filled = round(24 * trial.step / max(plan.base.train.steps, 1))
+        filled = round(24 * trial.step / max(plan.base.steps, 1))
         bar = f"[cyan]{'━' * filled}[/cyan][dim]{'─' * (24 - filled)}[/dim]"
         grid.add_row(f"trial {trial.name}", bar, *_facts(plan, trial))
     whole = Table.grid()

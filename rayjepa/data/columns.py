@@ -29,6 +29,7 @@ SCHEMA: Any = pa.schema(
         ("split", pa.string()),  # train | holdout
         ("status", pa.string()),  # ok | bad; a bad row knows its uri and reason, and maybe its bytes
         ("reason", pa.string()),
+        ("source", pa.string()),  # name of the stream whose data.videos brought it; null: the run's data.videos
     ]
 )
 _ALLOWED = {"split": ("train", "holdout"), "status": ("ok", "bad"), "seek": ("planned", "linear")}

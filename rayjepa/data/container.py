@@ -1,4 +1,4 @@
-"""An open video file: what FFmpeg may do with it, and what is said when it cannot be read. The child imports this."""
+"""An open video or image: what FFmpeg may do with it, and what is said if it cannot be read. The child imports this."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from rayjepa.data.clip import Limits
-from rayjepa.data.video import BadVideo, Kind, Stage, open_file
+from rayjepa.data.video import IMAGES, BadVideo, Kind, Stage, open_file
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 """Demuxers allowed: none of them (hls, concat, dash, image lists) opens further files."""
@@ -32,6 +32,8 @@ CHEAP = {"probesize": "65536", "analyzeduration": "0", "skip_frame": "all"}
 """Options for files whose headers say enough: no frame is decoded at open (mp4 at 1080p: 34 -> 2 ms)."""
 LONGEST_REORDER = 17
 """Packets among which the frame displayed first is: H.264 and HEVC hold back at most 16."""
+STRICT = {"err_detect": "crccheck+explode"}
+"""Options of an image's decoder: one that is cut short is refused; a video's decoder conceals what it can."""
 MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 EBML = b"\x1a\x45\xdf\xa3"
 """What Matroska begins with."""
@@ -62,7 +64,8 @@ def plain(error: Exception) -> str:
     """FFmpeg's last word on an error, if it has logged one; else the error's text."""
     log = getattr(error, "log", None)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"{log[2].strip()} ({text})" if log else str(text)
+    said = log[2].strip().lstrip(", ") if log else ""  # it may be the end of a sentence
+    return f"{said} ({text})" if said else str(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +89,22 @@ class Video:
         return self.stream.codec_context
 
     @property
+    def is_image(self) -> bool:
+        """Whether it is one picture: the first in the file."""
+        return kind_of(self.container) == "image"
+
+    @property
     def has_dts(self) -> bool:
         """Whether decoding times of packets are known; FFmpeg guesses those of Matroska from frames that it decoded."""
         return kind_of(self.container) != "matroska"
 
     @property
     def stretch(self) -> Fraction:
-        """Width of a coded pixel over its height; 1 if the file does not say, or cannot be right."""
-        ratio = self.stream.sample_aspect_ratio
+        """Width of a coded pixel over its height; 1 if the file does not say, or cannot be right.
+
+        Nor is it believed of an image: what a JPEG says is dots per inch, which no viewer heeds.
+        """
+        ratio = None if self.is_image else self.stream.sample_aspect_ratio
         return Fraction(ratio) if ratio and Fraction(1, WIDEST) <= ratio <= WIDEST else Fraction(1)
 
     @property
@@ -120,7 +131,12 @@ class Video:
             self.context.reorder_depth = min(max(self.context.reorder_depth, frames), LONGEST_REORDER - 1)
 
     def packets(self) -> Iterator[Packet]:
-        """Every packet from the first on, and an empty one that flushes the decoder; instead of a seek, and once."""
+        """Every packet from the first on, and an empty one that flushes the decoder; instead of a seek, and once.
+
+        Of an image the first alone: others are previews, or depth.
+        """
+        if self.is_image:
+            return islice(demuxed(self.container, self.stream), 1)
         if not self.has_dts:
             self.hold_back(LONGEST_REORDER)
         return chain(self.peeked, demuxed(self.container, self.stream))
@@ -189,9 +205,12 @@ def _open(fd: int, limits: Limits) -> InputContainer:
         raise BadVideo("open", f"a file of {status.st_size / 2**30:g} GiB is above {allowed}")
     options = {"fd": str(fd), "protocol_whitelist": "fd", "format_whitelist": FORMATS, "codec_whitelist": CODECS}
     os.lseek(fd, 0, os.SEEK_SET)  # FFmpeg reads from where the last reader of this descriptor stopped
-    head = os.pread(fd, 8, 0)
-    if head[4:] in MOV_BOXES or head[:4] == EBML:
-        container = av.open("fd:", options=options | CHEAP, metadata_errors="replace")
+    head = os.pread(fd, 12, 0)
+    image = next((name for name, (magic, at, _) in IMAGES.items() if head.startswith(magic, at)), None)
+    if image is not None:
+        options |= {"format_whitelist": image, "codec_whitelist": IMAGES[image][2]}
+    if head[4:8] in MOV_BOXES or head[:4] == EBML or image:
+        container = av.open("fd:", format=image, options=options | CHEAP, metadata_errors="replace")
         stream = _chosen(container)
         context = None if stream is None else stream.codec_context  # none: of a codec that is not on the list
         if kind_of(container) != "other" and (context is None or context.width):
@@ -199,15 +218,17 @@ def _open(fd: int, limits: Limits) -> InputContainer:
         container.close()
     os.lseek(fd, 0, os.SEEK_SET)
     try:
-        return av.open("fd:", options=options, metadata_errors="replace")
+        return av.open("fd:", format=image, options=options, metadata_errors="replace")
     except InvalidDataError as error:
         if error.log:
             raise
         raise BadVideo("open", "not a video of a known format") from error
 
 
-def kind_of(container: InputContainer) -> Literal["mp4", "matroska", "other"]:
+def kind_of(container: InputContainer) -> Literal["mp4", "matroska", "image", "other"]:
     names = container.format.name.split(",")
+    if names[0] in IMAGES:
+        return "image"
     return "mp4" if "mp4" in names else "matroska" if "matroska" in names else "other"
 
 
@@ -224,11 +245,15 @@ def _video(fd: int, container: InputContainer, limits: Limits) -> Video:
         if other.index != stream.index:
             other.discard = Discard.all
     context = stream.codec_context
-    if context is None or context.codec.name not in CODECS.split(","):
+    is_image = container.format.name in IMAGES
+    codecs = IMAGES[container.format.name][2] if is_image else CODECS
+    if context is None or context.codec.name not in codecs.split(","):
         name = "unknown" if context is None else context.codec.name
-        raise BadVideo("open", f"codec {name} is not on the list of those that are read ({CODECS})")
+        raise BadVideo("open", f"codec {name} is not on the list of those that are read ({codecs})")
     context.thread_count, context.thread_type = 1, "SLICE"
     context.skip_frame = "DEFAULT"  # the cheap probe left it at "all"
+    if is_image:
+        context.options = STRICT
     if stream.time_base is None:
         raise BadVideo("open", "its time stamps have no unit")
     check_pixels("open", context.width, context.height, limits)
@@ -256,7 +281,7 @@ def _start(container: InputContainer, stream: VideoStream) -> tuple[int | None, 
     match kind_of(container):
         case "mp4":
             return stream.start_time, ()
-        case "other":
+        case "image" | "other":
             return None, ()
         case "matroska":
             pass

@@ -1,7 +1,5 @@
 """From a decoded frame to what is shipped of it: crop, scale and rotate. The child imports this."""
 
-import math
-import random
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -11,10 +9,8 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-from rayjepa.data.clip import MATRICES, ClipSpec, Layout, Window
-
-Box = tuple[int, int, int, int]
-"""Left, top, width and height of a crop in pixels."""
+from rayjepa.data.clip import MATRICES, ClipSpec, Layout
+from rayjepa.data.crop import coded_box, crop_box, even
 
 KEPT = {1: 1, 2: 0, 5: 0, 6: 0, 9: 2, 10: 2}
 """Places in MATRICES of the luma weights that are shipped as they are, by their number in ITU-T H.273 (2: not said).
@@ -35,61 +31,7 @@ Into planes, which gives the same bytes as packed RGB in half the time.
 """
 Siting = Literal["left", "center"]
 """Where chroma lies in the 2 x 2 luma pixels it is for: midway down the left edge, as MPEG-2 and all after it have it,
-or in the middle, as JPEG and MPEG-1 do. It is shipped in the middle, which turning and mirroring leave alone."""
-TRIES = 10
-"""Draws of a crop before the centred one, as in torchvision's RandomResizedCrop."""
-
-
-def crop_box(window: Window, width: int, height: int) -> Box:
-    """The crop (left, top, width, height) of a displayed frame of this size; a function of the window alone.
-
-    Area is drawn uniformly in `window.scale`, aspect log-uniformly in `window.aspect`; after ten draws that do not fit,
-    the largest centred box whose aspect is in range. Seed -1: the largest centred square.
-    Units:   pixels; all four numbers are even, as 4:2:0 chroma needs, and the box is at least 2 x 2 if the frame is.
-    Source:  "Inception" crops (arXiv:1409.4842, section 6), with the fallback of torchvision's RandomResizedCrop.
-    """
-    if window.seed == -1:
-        side = min(width, height)
-        return _centred(side, side, width, height)
-    draw = random.Random(window.seed).random  # the one method whose sequence Python guarantees across versions
-    low, high = window.aspect
-    for _ in range(TRIES):
-        area = width * height * (window.scale[0] + draw() * (window.scale[1] - window.scale[0]))
-        aspect = math.exp(math.log(low) + draw() * (math.log(high) - math.log(low)))
-        across, down = draw(), draw()
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            w, h = _even(w), _even(h)
-            return _even(int(across * (width - w + 1)), 0), _even(int(down * (height - h + 1)), 0), w, h
-    aspect = min(max(width / height, low), high)
-    return _centred(min(width, round(height * aspect)), min(height, round(width / aspect)), width, height)
-
-
-def _even(value: int, least: int = 2) -> int:
-    return max(value & ~1, least)
-
-
-def _centred(w: int, h: int, width: int, height: int) -> Box:
-    w, h = _even(w), _even(h)
-    return _even((width - w) // 2, 0), _even((height - h) // 2, 0), w, h
-
-
-def coded_box(box: Box, width: int, height: int, turns: int) -> Box:
-    """Where a box of the displayed frame lies in the coded one (width x height); even coordinates again.
-
-    Units:   `turns` is the number of quarter turns counterclockwise from coded to displayed.
-    """
-    x, y, w, h = box
-    match turns:
-        case 1:
-            x, y, w, h = width - y - h, x, h, w
-        case 2:
-            x, y = width - x - w, height - y - h
-        case 3:
-            x, y, w, h = y, height - x - w, h, w
-        case _:
-            assert turns == 0, f"{turns} quarter turns"
-    return _even(x, 0), _even(y, 0), w, h
+or in the middle, as JPEG, WebP and MPEG-1 do. It is shipped in the middle, which turning and mirroring leave alone."""
 
 
 def quarter_turns(rotation: int) -> int:
@@ -213,7 +155,7 @@ class Shipper:
 
 def siting_of(codec: str) -> Siting:
     """Where a codec has its chroma, unless a file says otherwise, which PyAV does not tell."""
-    return "center" if codec in ("mjpeg", "mpeg1video", "h263", "h263p", "flv", "theora") else "left"
+    return "center" if codec in ("mjpeg", "webp", "mpeg1video", "h263", "h263p", "flv", "theora") else "left"
 
 
 def linked(frame: VideoFrame, filters: Sequence[tuple[str, str | None]]) -> tuple[Graph, Any, Any]:
@@ -260,5 +202,5 @@ def _narrowed(first: int, count: int, squared_count: int, coded_count: int) -> t
     if squared_count == coded_count:
         return first, count
     scale = Fraction(coded_count, squared_count)
-    count = min(_nearest(count * scale), _even(coded_count))
-    return min(round(first * scale / 2) * 2, _even(coded_count - count, 0)), count
+    count = min(_nearest(count * scale), even(coded_count))
+    return min(round(first * scale / 2) * 2, even(coded_count - count, 0)), count

@@ -189,5 +189,5 @@ def _probed(video: Video, first: VideoFrame, stamps: list[tuple[int, int]]) -> P
         start_pts=start,
         time_base=(video.unit.numerator, video.unit.denominator),
         pix_fmt=first.format.name,
-        seek="linear" if video.start is None else "planned",
+        seek="linear" if video.start is None and not video.is_image else "planned",
     )

@@ -174,8 +174,7 @@ class Decoder:
         if len(sizes) > 1:
             raise ValueError(f"specs of one call ask for clips of {sorted(sizes)} bytes; they must be equal")
         size = sizes.pop() if sizes else 0
-        height, width = self.cfg.canvas
-        largest = self.cfg.frames * height * width * 3 // (1 if self.cfg.pixels == "rgb" else 2)
+        largest = self.cfg.clip_bytes
         if size > largest:
             raise ValueError(
                 f"a clip of {size} bytes exceeds the {largest} of this decoder: its spec and "

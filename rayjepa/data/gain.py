@@ -29,9 +29,9 @@ class Gain:
 def sample(run: RunConfig, old: Manifest, new: Manifest, *, clips: int) -> list[Pair]:
     """The first clips of a training on `new`, each with the same one of the file that its video was made of.
 
-    Empty if `new` has nothing to train on.
+    Empty if `new` has no video to train on.
     """
-    if not len(new.train_rows):
+    if new.images[new.train_rows].all():  # none at all, too
         return []
     linear = {old.uri(int(row)) for row in old.linear.nonzero()[0]}
     tape, origins = Tape(run, new), new.column("origin")
@@ -39,6 +39,8 @@ def sample(run: RunConfig, old: Manifest, new: Manifest, *, clips: int) -> list[
     for index in range(min(clips, run.samples)):
         spec = tape.spec(index)
         origin = origins[spec.video].as_py()
+        if origin is None:  # an image, if those are what is drawn
+            continue
         pairs.append((replace(spec, uri=origin, seek="linear" if origin in linear else "planned"), spec))
     return pairs
 

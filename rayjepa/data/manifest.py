@@ -21,9 +21,13 @@ from rayjepa.data.columns import SCHEMA, checked, content, equals
 from rayjepa.data.labels import PREFIX, read_labels
 from rayjepa.data.probing import Progress, Verify, probe_all
 from rayjepa.data.sources import Listing, list_videos
+from rayjepa.data.video import IMAGES
 
-VERSION = 2
-"""Format of the file; a change of column or meaning raises it."""
+VERSION = 3
+"""Format of the file; a change of column or meaning raises it. OLD_VERSIONS are read too."""
+
+OLD_VERSIONS = ("2",)
+"""Without the column `source`."""
 
 SPLIT_FROM = 20
 """Usable videos from which on some are held out."""
@@ -33,7 +37,7 @@ _METADATA = b"rayjepa.manifest"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Videos and what is known of them, as an Arrow table: `SCHEMA`, then label columns `label_*`.
+    """Videos and images and what is known of them, as an Arrow table: `SCHEMA`, then label columns `label_*`.
 
     Rows stay in Arrow, about 0.2 kB each, so ten million fit in memory; a pickle carries the table alone.
     Raises:  ValueError if a column is missing, extra, of another type, or says what a manifest cannot say.
@@ -79,6 +83,18 @@ class Manifest:
         return equals(self.column("status"), "ok")
 
     @cached_property
+    def images(self) -> Bool[np.ndarray, " n"]:
+        """Which rows are images, from which no clip of several frames is drawn."""
+        coded = self.column("container").dictionary_encode()
+        codes = [code for code, name in enumerate(coded.dictionary.to_pylist()) if name in IMAGES]
+        return np.isin(coded.indices.to_numpy(zero_copy_only=False), codes)
+
+    def of_source(self, name: str | None) -> Bool[np.ndarray, " n"]:
+        """Which rows the data.videos of stream `name` brought; none: those of the run."""
+        column = self.column("source")
+        return column.is_null().to_numpy(zero_copy_only=False) if name is None else equals(column, name)
+
+    @cached_property
     def train_rows(self) -> Int64[np.ndarray, " m"]:
         """Usable rows that the tape draws from, rising."""
         return np.flatnonzero(self.usable & equals(self.column("split"), "train"))
@@ -90,9 +106,12 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits over what decides the tape: uri, bytes, duration, frames, split and status, in row order."""
+        """32 hex digits over what decides the tape: uri, bytes, duration, frames, split, status, source, by rows."""
         digest = hashlib.blake2b(b"%d" % len(self), digest_size=16, person=_METADATA)
-        for name in ("uri", "bytes", "duration_s", "frames", "split", "status"):
+        names = ["uri", "bytes", "duration_s", "frames", "split", "status"]
+        if self.column("source").null_count < len(self):
+            names.append("source")
+        for name in names:
             for part in content(self.column(name)):
                 digest.update(part)
         return digest.hexdigest()
@@ -101,14 +120,17 @@ class Manifest:
         """Lines for a person: counts, codecs, lengths, split, what is bad and why; with `cfg`, the short videos too."""
         usable, train, holdout = int(self.usable.sum()), len(self.train_rows), len(self.holdout_rows)
         gib = self.column("bytes").fill_null(0).to_numpy().sum() / 2**30
-        lines = [f"{len(self)} videos, {gib:.3g} GiB: {usable} usable, {len(self) - usable} bad"]
+        images = int(np.count_nonzero(self.images & self.usable))
+        what = "videos" if not images else "images" if images == usable else "videos and images"
+        lines = [f"{len(self)} {what}, {gib:.3g} GiB: {usable} usable, {len(self) - usable} bad"]
         if usable:
-            seconds = self.duration_s[self.usable]
-            low, middle, high = np.quantile(seconds, (0, 0.5, 1))
-            lines.append(f"codecs: {_counts(self.column('codec'))}")
-            lines.append(
-                f"length: {low:.2f} to {high:.2f} s, median {middle:.2f} s, {seconds.sum() / 3600:.2f} h in all"
-            )
+            lines.append(f"codecs: {_counts(self.column('codec'))}" + (f"; {images} images" if images else ""))
+            seconds = self.duration_s[self.usable & ~self.images]
+            if len(seconds):
+                low, middle, high = np.quantile(seconds, (0, 0.5, 1))
+                lines.append(
+                    f"length: {low:.2f} to {high:.2f} s, median {middle:.2f} s, {seconds.sum() / 3600:.2f} h in all"
+                )
             few = f"fewer than {SPLIT_FROM} usable" if usable < SPLIT_FROM else "none by data.holdout and hash of path"
             why = "" if holdout else f" ({few}): health is measured on training videos"
             lines.append(f"split: {train} train, {holdout} holdout{why}")
@@ -204,9 +226,14 @@ def read(path: str | Path) -> Manifest:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             version = (file.schema_arrow.metadata or {}).get(_METADATA, b"none").decode(errors="replace")
-            if version not in (str(VERSION), "none"):
-                raise ValueError(f"format version {version}, and this code reads {VERSION}")
-            manifest = Manifest(file.read())  # first, so that foreign Parquet is told which columns it lacks
+            if version not in (*OLD_VERSIONS, str(VERSION), "none"):
+                raise ValueError(
+                    f"format version {version}, and this code reads {', '.join(OLD_VERSIONS)} and {VERSION}"
+                )
+            table = file.read()
+            if version in OLD_VERSIONS:
+                table = table.append_column(SCHEMA.field("source"), pa.nulls(len(table), pa.string()))
+            manifest = Manifest(table)  # first, so that foreign Parquet is told which columns it lacks
             if version == "none":
                 raise ValueError("right columns, but no format version")
             return manifest

@@ -1,4 +1,4 @@
-"""What a SOURCE of videos is: a folder, a glob, a list or one file, resolved to absolute paths in a fixed order."""
+"""What a SOURCE of videos or images is: a folder, a glob, a list or one file, as absolute paths in a fixed order."""
 
 import glob
 import os
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-EXTENSIONS = frozenset(
-    ["3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"]
-)
-"""What counts as a video in a folder or glob. A list, or a file named alone, may have any extension."""
+VIDEOS = ("3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv")
+IMAGES = ("jpeg", "jpg", "png", "webp")
+EXTENSIONS = frozenset(VIDEOS + IMAGES)
+"""What counts as a video or image in a folder or glob. A list, or a file named alone, may have any extension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +90,13 @@ def _files(folder: Path) -> Iterator[str]:
 
 def _with_video_extension(files: list[str], name: str) -> list[str]:
     if not files:
-        raise ValueError(f"{name} holds no file; name one that holds videos")
+        raise ValueError(f"{name} holds no file; name one that holds videos or images")
     videos = sorted(f for f in files if os.path.splitext(f)[1][1:].lower() in EXTENSIONS)
     if not videos:
         found = Counter(os.path.splitext(f)[1].lower() or "no extension" for f in files).most_common(3)
         raise ValueError(
-            f"{name}: {len(files)} file(s), none with a video extension ({' '.join(sorted(EXTENSIONS))}); "
+            f"{name}: {len(files)} file(s), none with a video extension ({' '.join(VIDEOS)}) or that of an image "
+            f"({' '.join(IMAGES)}); "
             f"found {', '.join(f'{extension} ({count})' for extension, count in found)}. "
             "Name other extensions in a .txt list, one path a line"
         )

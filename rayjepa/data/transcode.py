@@ -97,9 +97,9 @@ def name_of(uri: str) -> str:
 
 
 def jobs_of(videos: Manifest) -> list[Job]:
-    """A job for each usable video, in the order of the manifest, each path once."""
+    """A job for each usable video, in the order of the manifest, each path once; images stay as they are."""
     columns = (videos.column(name).to_pylist() for name in ("uri", "bytes", "frames", "duration_s"))
-    rows = zip(videos.usable.tolist(), *columns, strict=True)
+    rows = zip((videos.usable & ~videos.images).tolist(), *columns, strict=True)
     jobs = (Job(uri=uri, name=name_of(uri), source=(size, n, s)) for usable, uri, size, n, s in rows if usable)
     return list({job.uri: job for job in jobs}.values())
 
@@ -198,16 +198,19 @@ def make(decoder: Decoder, job: Job, *, folder: Path, recipe: Recipe) -> Outcome
 
 
 def manifest_of(videos: Manifest, work: Work) -> Manifest:
-    """The manifest of what was made: the same rows with their splits and labels; what was not made is a bad row."""
+    """The manifest of what was made: the same rows with their splits and labels; what was not made is a bad row.
+
+    Rows of images are the same.
+    """
     rows: list[dict[str, Any]] = []
-    columns = (videos.column(name).to_pylist() for name in ("uri", "bytes", "split", "status", "reason"))
-    for uri, size, split, status, reason in zip(*columns, strict=True):
-        if status == "bad":
-            rows.append({"uri": uri, "bytes": size, "split": split, "status": status, "reason": reason})
+    for row, is_image in zip(videos.table.select(SCHEMA.names).to_pylist(), videos.images.tolist(), strict=True):
+        kept = {name: row[name] for name in ("uri", "bytes", "split", "source", "status", "reason")}
+        if row["status"] == "bad" or is_image:
+            rows.append(row if is_image else kept)
             continue
-        outcome = work.settled[uri]
-        place = {"uri": str(work.folder / outcome.name), "origin": uri} if outcome.is_made else {"uri": uri}
-        rows.append({"bytes": size, "split": split, **outcome.columns, **place})
+        outcome = work.settled[row["uri"]]
+        place = {"uri": str(work.folder / outcome.name), "origin": row["uri"]} if outcome.is_made else {}
+        rows.append({**kept, **outcome.columns, **place})
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     for name in videos.table.column_names:
         if name.startswith(PREFIX):

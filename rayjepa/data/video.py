@@ -6,6 +6,15 @@ from typing import Literal
 
 from rayjepa.data.clip import Seek
 
+IMAGES = {
+    "jpeg_pipe": (b"\xff\xd8\xff", 0, "mjpeg"),
+    "png_pipe": (b"\x89PNG\r\n", 0, "png"),
+    "webp_pipe": (b"WEBP", 8, "webp"),
+}
+"""FFmpeg's names of the demuxers that read an image: what its file has, at which byte, and its one allowed decoder.
+
+So no TIFF, BMP, GIF, JPEG 2000 or JPEG XL; HEIC and AVIF are pictures in mp4, which are passed over.
+"""
 Stage = Literal["open", "demux", "decode", "convert"]
 Kind = Literal["content", "io"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 
-from rayjepa.config import RunConfig
+from rayjepa.config import DataConfig, RunConfig, streams_of
 from rayjepa.data import manifest
 from rayjepa.data.decoder import Decoder
 from rayjepa.data.sandbox import START_S
@@ -57,10 +57,15 @@ def sandbox(isolation: tuple[str, ...]) -> Finding:
 
 
 def videos(run: RunConfig) -> list[Finding]:
-    """Whether the files that the run would train on are there and can be read by this user."""
-    source = run.data.videos
+    """Whether the files that the run's streams would train on are there and can be read by this user."""
+    sources = {stream.run.data.videos: stream.run.data for stream in streams_of(run)}
+    return [finding for data in sources.values() for finding in _source(data)]
+
+
+def _source(data: DataConfig) -> list[Finding]:
+    source = data.videos
     if source is None:
-        return [_cache(Path(run.data.cache).expanduser())]
+        return [_cache(Path(data.cache).expanduser())]
     path = Path(source).expanduser()
     try:
         if path.suffix == ".parquet":
@@ -68,7 +73,7 @@ def videos(run: RunConfig) -> list[Finding]:
         if path.is_dir():
             first = next(_videos_below(path), None)
             if first is None:
-                what = f"{path} holds no file with a video's extension"
+                what = f"{path} holds no file with the extension of a video or image"
                 return [error("videos", what, "name another with data.videos, or a .txt list of other files")]
             return [_readable([first], f"{path}: {first} is there")]
         listing = list_videos(source)

@@ -9,18 +9,21 @@ from numpy.typing import NDArray
 
 from rayjepa.config import RunConfig
 from rayjepa.data import manifest
-from rayjepa.data.decoder import Decoder
+from rayjepa.data.decoders import Decoders
 from rayjepa.data.tape import Tape
 
 Columns = dict[str, Any]
 
 
 class DecodeActor:
-    """Numbers of micro-batches in, decoded clips out; owns one decoder child for its life."""
+    """Numbers of micro-batches in, decoded clips out; owns a decoder and its child for life, or several.
 
-    def __init__(self, run: RunConfig, manifest_path: str, start: int) -> None:
-        self.tape = Tape(run, manifest.read(manifest_path))
-        self.decoder = Decoder(run.data).__enter__()
+    A micro-batch is of one stream; another may have clips of another size.
+    """
+
+    def __init__(self, run: RunConfig, manifest_path: str, start: int, first: int = 0) -> None:
+        self.tape = Tape(run, manifest.read(manifest_path), first=first)
+        self.decoders = Decoders(run).__enter__()
         self.start, self.size = start, run.micro_batch
 
     def __call__(self, rows: Columns) -> Columns:
@@ -30,7 +33,7 @@ class DecodeActor:
                  harm (B,) int32, failures (B,) JSON text.
         """
         index = ids_of(rows, start=self.start, size=self.size)
-        decoded = self.decoder.clips([self.tape.spec(int(i)) for i in index], self.tape.spec)
+        decoded = self.decoders.clips([self.tape.spec(int(i)) for i in index], self.tape.spec)
         failures: dict[int, list[dict[str, Any]]] = {}
         for failure in decoded.failures:
             failures.setdefault(failure.index, []).append(asdict(failure))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import ray
 
-from rayjepa.config import RunConfig
+from rayjepa.config import RunConfig, phases_of
 from rayjepa.data import manifest
-from rayjepa.data.decoder import Decoder
+from rayjepa.data.decoders import Decoders
 from rayjepa.data.tape import Tape
 from rayjepa.on_ray.stream import stream
 
@@ -30,7 +30,8 @@ class FeedRound:
 def rounds(run: RunConfig, *, manifest_path: Path, count: int, clips: int) -> list[FeedRound]:
     """Measure `count` rounds of about `clips` clips on the connected cluster."""
     steps = max(8, -(-clips // run.train.clips))
-    short = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps))
+    main = phases_of(run)[0].run
+    short = dataclasses.replace(main, train=dataclasses.replace(run.train, steps=steps))
     return [_round(short, manifest_path) for _ in range(count)]
 
 
@@ -48,7 +49,7 @@ def decode_alone(run: RunConfig, manifest_path: Path) -> float:
 
     def work() -> None:
         try:
-            with Decoder(run.data) as decoder:
+            with Decoders(run) as decoder:
                 decoder.clips([tape.spec(0)], tape.spec)
                 ready.wait()
                 while True:

@@ -64,14 +64,14 @@ class WatchedActor(DecodeActor):
     """The decode actor, with a column `watched` on what each micro-batch took."""
 
     def __call__(self, rows: Columns) -> Columns:
-        began, restarts = time.monotonic(), self.decoder.restarts
+        began, restarts = time.monotonic(), self.decoders.restarts
         columns = super().__call__(rows)
         facts = {
             "actor": os.getpid(),
             "seconds": time.monotonic() - began,
-            "restarts": self.decoder.restarts - restarts,
+            "restarts": self.decoders.restarts - restarts,
             "actor_mib": _mib("self", "VmRSS"),
-            "child_mib": _mib(str(self.decoder.child_pid), "VmHWM"),
+            "child_mib": _mib(str(self.decoders.child_pids[0]), "VmHWM"),
         }
         return columns | {"watched": np.array([json.dumps(facts)] * len(columns["index"]), object)}
 

@@ -133,7 +133,7 @@ class Halving(ASHAScheduler):
     def __init__(self, sweep: Sweep, search: Search) -> None:
         space = sweep.space
         # One step more than there are, so that the last examination is an examination like all others.
-        last = max(sweep.base.train.steps, space.grace_steps) + 1
+        last = max(sweep.base.steps, space.grace_steps) + 1
         super().__init__(
             time_attr="step",
             metric=space.metric,

@@ -10,16 +10,17 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from rayjepa.config import RunConfig
+from rayjepa.config import RunConfig, streams_of
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import Failure
 from rayjepa.data.tape import Tape
 from rayjepa.on_ray.actor import Columns, DecodeActor
 
 
-def stream(run: RunConfig, *, manifest_path: Path, start: int, decoder: Any = DecodeActor) -> Dataset:
-    """Lazy dataset of the samples [start, S*B) in tape order, one micro-batch a block.
+def stream(run: RunConfig, *, manifest_path: Path, start: int, first: int = 0, decoder: Any = DecodeActor) -> Dataset:
+    """Lazy dataset of the samples from `start` on in tape order, one micro-batch a block.
 
+    `run` has the samples [first, first + run.samples): all of a run, or a phase of it.
     With `preserve_order`, `streaming_split(equal=True)` deals whole blocks round robin, so rank r of W gets blocks
     r, r + W, … (run: design, decision 1). `start` must begin a step.
     Raises:  ValueError if it does not.
@@ -27,14 +28,13 @@ def stream(run: RunConfig, *, manifest_path: Path, start: int, decoder: Any = De
     if start % run.train.clips:
         raise ValueError(f"start={start} does not begin a step of train.clips={run.train.clips} samples")
     size = run.micro_batch
-    blocks = (run.samples - start) // size
+    blocks = (first + run.samples - start) // size
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     # A block that Ray cuts in two would shift the round robin: its limit must lie above any micro-batch.
-    height, width = run.data.canvas
-    clip = run.data.frames * height * width * 3
+    clip = max(part.run.data.clip_bytes for part in streams_of(run))
     context.target_max_block_size = max(128 * 2**20, 2 * size * clip)
     # An actor may die with its node; Ray Data starts another and retries its block.
     context.max_consecutive_actor_init_deaths = 3
@@ -43,7 +43,7 @@ def stream(run: RunConfig, *, manifest_path: Path, start: int, decoder: Any = De
     rows = ray.data.range(blocks, override_num_blocks=max(1, min(1000, blocks // 500)))
     return rows.repartition(target_num_rows_per_block=1).map_batches(
         decoder,
-        fn_constructor_args=(run, str(manifest_path), start),
+        fn_constructor_args=(run, str(manifest_path), start, first),
         batch_size=None,
         compute=ActorPoolStrategy(size=run.cluster.decoders),
         num_cpus=1,

@@ -1,4 +1,4 @@
-"""A run on Ray: the tape as a dataset, the loop in a worker group, restarts by Ray Train."""
+"""A run on Ray: the tape as a dataset, the loop in a worker group, restarts by Ray Train; a trainer for each phase."""
 
 import logging
 import threading
@@ -16,9 +16,7 @@ from ray.train import DataConfig, FailureConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-from rayjepa.config import RunConfig
-from rayjepa.data import manifest
-from rayjepa.data.tape import Tape
+from rayjepa.config import RunConfig, phase_at
 from rayjepa.on_ray.actor import Columns
 from rayjepa.on_ray.cluster import parts_of, use_gpus
 from rayjepa.on_ray.placement import Part, selector
@@ -27,7 +25,8 @@ from rayjepa.on_ray.waiting import BRIEF_S, Notice, read_status, wait_for_room, 
 from rayjepa.report.reading import read_json
 from rayjepa.train import attempts, history, shortage
 from rayjepa.train.checkpoint import finished_steps, restart_point
-from rayjepa.train.session import Outcome, take_part
+from rayjepa.train.outcome import Outcome, goes_on
+from rayjepa.train.session import take_part, tape_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ LOOK_S = 5.0
 
 
 def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading.Thread], None]) -> Outcome:
-    """Train the run on the connected cluster until it ends; `watch` has the main thread meanwhile.
+    """Train the run on the connected cluster, phase by phase, until it ends; `watch` has the main thread meanwhile.
 
     `watch` gets the thread that waits for Ray, and returns once that thread is done. As long as the cluster has no room
     for the whole run, nothing is started, and the log says what is missing.
@@ -47,7 +46,6 @@ def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading
     context = DataContext.get_current()
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     parts = parts_of(run, gpus=gpus)
-    trainer = _trainer(run, run_dir, owner=owner, gpus=gpus, parts=parts)
     results: list[Outcome] = []
     errors: list[BaseException] = []
     ended = threading.Event()
@@ -55,7 +53,12 @@ def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading
     def wait() -> None:
         try:
             room = wait_for_room(parts, stopped=lambda: ended.is_set() or _stop_asked(run_dir))
-            results.append(_accompany(trainer, run_dir, parts, ended) if room else _saved(run_dir))
+            outcome = _saved(run_dir)
+            while room and not ended.is_set():
+                trainer = _trainer(run, run_dir, owner=owner, gpus=gpus, parts=parts)
+                outcome = _accompany(trainer, run_dir, parts, ended)
+                room = goes_on(run, run_dir, outcome)
+            results.append(outcome)
         except BaseException as error:  # noqa: BLE001  handed to the main thread, which decides
             errors.append(error)
 
@@ -74,7 +77,9 @@ def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading
 
 
 def _trainer(run: RunConfig, run_dir: Path, *, owner: str, gpus: bool, parts: tuple[Part, Part]) -> TorchTrainer:
+    """A worker group of its own, with processes of its own, for the phase that the restart point is in."""
     train, decode = parts
+    begun = len(attempts.read_attempts(run_dir))
     return _Trainer(
         _rank,
         train_loop_config={"run": run, "run_dir": str(run_dir), "owner": owner, "gpus": gpus},
@@ -85,9 +90,9 @@ def _trainer(run: RunConfig, run_dir: Path, *, owner: str, gpus: bool, parts: tu
             resources_per_worker=dict(train.resources),
             label_selector=selector(train.label) or None,
         ),
-        # Ray's own records; never the source of truth, so a name of their own for each driver.
+        # Ray's own records; never the source of truth, so a name of their own for each trainer of each driver.
         run_config=ray.train.RunConfig(
-            name=owner,
+            name=f"{owner}-{begun}",
             storage_path=str(run_dir / "ray"),
             failure_config=FailureConfig(max_failures=run.cluster.max_failures),
             callbacks=[_Restarts(str(run_dir))],
@@ -167,9 +172,9 @@ class _Trainer(TorchTrainer):
 
 
 class _Tapes:
-    """Called by Ray Train at every start of a worker group: opens an attempt and gives the tape from there.
+    """Called by Ray Train at every start of a worker group: opens an attempt and gives its phase's tape from there.
 
-    The restart point is evaluated here and nowhere else; the ranks read the attempt's record.
+    The restart point is evaluated here and nowhere else, and decides the phase; the ranks read the attempt's record.
     """
 
     def __init__(self, run: RunConfig, run_dir: str, owner: str) -> None:
@@ -179,7 +184,13 @@ class _Tapes:
         folder = Path(self.run_dir)
         shortage.refuse_to_repeat(folder, owner=self.owner)
         attempt = history.begin_attempt(folder, owner=self.owner, world=self.run.ranks)
-        return stream(self.run, manifest_path=folder / "manifest.parquet", start=attempt.start * self.run.train.clips)
+        phase, clips = phase_at(self.run, attempt.start), self.run.train.clips
+        return stream(
+            phase.run,
+            manifest_path=folder / "manifest.parquet",
+            start=attempt.start * clips,
+            first=phase.first * clips,
+        )
 
 
 class _Restarts(UserCallback):
@@ -199,10 +210,13 @@ def _rank(config: dict[str, Any]) -> Outcome:
     """What each worker runs."""
     run, folder = config["run"], Path(config["run_dir"])
     attempt = history.newest_attempt(folder, owner=config["owner"])
-    tape = Tape(run, manifest.read(folder / "manifest.parquet"))
+    phase = phase_at(run, attempt.start)
+    tape = tape_of(phase, folder)
     shard = ray.train.get_dataset_shard("train")
     assert shard is not None, "the trainer was given this dataset"
-    blocks = shard.iter_batches(batch_size=run.micro_batch, prefetch_batches=run.cluster.prefetch, batch_format="numpy")
+    blocks = shard.iter_batches(
+        batch_size=phase.run.micro_batch, prefetch_batches=run.cluster.prefetch, batch_format="numpy"
+    )
 
     def report(metrics: dict[str, Any], saved: Path | None) -> None:
         # Ray takes about one report per poll, so it hears of checkpoints only; it gets their path and not the folder,

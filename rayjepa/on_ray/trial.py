@@ -149,7 +149,7 @@ class Training(threading.Thread):
         asked = (self.run_dir / "stop").read_text() if (self.run_dir / "stop").exists() else ""
         if self.doom or outcome.reason:
             self._conclude("failed", self.doom or outcome.reason, finished=outcome.finished)
-        elif outcome.finished >= self.run_config.train.steps:
+        elif outcome.finished >= self.run_config.steps:
             self._conclude("finished", "", finished=outcome.finished)
         else:
             self._conclude("stopped", asked, finished=outcome.finished)

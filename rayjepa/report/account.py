@@ -10,6 +10,7 @@ import rayjepa
 from rayjepa.report import tables
 from rayjepa.report.digest import Digest
 from rayjepa.report.numbers import plural, ranges, share
+from rayjepa.report.phases import phases_in
 from rayjepa.report.reading import Settings, read_json
 from rayjepa.report.totals import bad_share
 from rayjepa.train.attempts import read_ends
@@ -21,7 +22,11 @@ from rayjepa.train.restart import restart_point
 def attempts(run_dir: Path, digest: Digest, settings: Settings) -> str:
     """Table of attempts, why the workers of some ended, and whether what survives covers every sample once."""
     ends = "".join(f"<p>{escape(line)}</p>" for line in _ends(run_dir))
-    return tables.attempts_table(digest.lives) + ends + f"<p>{_coverage(run_dir, digest, settings)}</p>"
+    return (
+        tables.attempts_table(digest.lives, phases_in(settings))
+        + ends
+        + f"<p>{_coverage(run_dir, digest, settings)}</p>"
+    )
 
 
 def replaced(digest: Digest, settings: Settings) -> str:

@@ -5,8 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rayjepa.config import Phase
+from rayjepa.config.parts import MAIN
 from rayjepa.report.axes import Numbers
 from rayjepa.report.digest import Digest
+from rayjepa.report.phases import planned
 from rayjepa.report.plot import Chart, Curve, Level
 from rayjepa.report.verdict import value
 
@@ -14,23 +17,30 @@ Lines = Sequence[Mapping[str, Any]]
 Tries = tuple[Lines, Lines]
 """Surviving lines and undone ones."""
 
+Spans = Mapping[str, tuple[int, int]]
+"""First and last step of each phase, by name; empty for a run of one."""
+
+LEVELS: tuple[tuple[str, Literal["floor", "ceiling"]], ...] = (("random encoder", "floor"), ("ceiling", "ceiling"))
 STYLES: tuple[Literal["first", "second", "third"], ...] = ("first", "second", "third")
 
 
-def charts(digest: Digest) -> list[Chart]:
+def charts(digest: Digest, phases: Sequence[Phase] = ()) -> list[Chart]:
     """The page's charts in reading order: representation, optimisation, speed."""
     steps: Tries = (digest.steps, digest.table.of("step", undone=True))
     health: Tries = (digest.health, digest.table.of("health", undone=True))
-    starts = [(a.attempt, a.start) for a in digest.table.attempts.values()]
+    starts = {a.attempt: a.start for a in digest.table.attempts.values()}
     ends = [line["step"] for lines in (*steps, *health) for line in lines]
+    last = max([1, *ends, *starts.values()])
     shared: dict[str, Any] = {
-        "last_step": float(max([1, *ends, *(start for _, start in starts)])),
-        "restarts": tuple((attempt, start) for attempt, start in starts if attempt > 1),
+        "last_step": float(last),
+        "restarts": tuple((a, start) for a, start in starts.items() if a > 1 and a not in planned(phases, starts)),
+        "phases": tuple((phase.name, phase.first) for phase in phases[1:] if phase.first <= last),
         "undone": tuple(
             (end := life.record.start + life.kept, end + life.undone) for life in digest.lives if life.undone
         ),
     }
-    return [*_representation(health, shared), *_optimisation(steps, shared), *_speed(steps, shared)]
+    spans = {phase.name: (phase.first, min(phase.stop, last)) for phase in phases}
+    return [*_representation(health, spans, shared), *_optimisation(steps, shared), *_speed(steps, shared)]
 
 
 def series(lines: Lines, key: str) -> tuple[Numbers, Numbers]:
@@ -39,15 +49,16 @@ def series(lines: Lines, key: str) -> tuple[Numbers, Numbers]:
     return np.array([line["step"] for line in having], dtype=float), np.array([value(line, key) for line in having])
 
 
-def _representation(health: Tries, shared: dict[str, Any]) -> list[Chart]:
+def _representation(health: Tries, spans: Spans, shared: dict[str, Any]) -> list[Chart]:
+    apart = "Phases differ in their clips: a value compares with others of its phase alone." if spans else ""
     return [
         Chart(
             key="rankme",
             title="RankMe",
             unit="effective rank of the target's features",
             curves=_curves(health, {"collapse/rankme": "RankMe"}),
-            levels=_levels(health[0], "collapse/rankme"),
-            note="Near the floor: no better than a random encoder. Near 1: collapsed.",
+            levels=_levels(health[0], spans, "collapse/rankme"),
+            note=f"Near the floor: no better than a random encoder. Near 1: collapsed. {apart}".strip(),
             is_from_zero=True,
             has_log=True,
             log_first=True,
@@ -58,8 +69,8 @@ def _representation(health: Tries, shared: dict[str, Any]) -> list[Chart]:
             title="Feature std",
             unit="over clips, per channel",
             curves=_curves(health, {"collapse/std_mean": "mean", "collapse/std_min": "lowest"}),
-            levels=_levels(health[0], "collapse/std"),
-            note="Falling towards 0: the features no longer tell clips apart.",
+            levels=_levels(health[0], spans, "collapse/std"),
+            note=f"Falling towards 0: the features no longer tell clips apart. {apart}".strip(),
             is_from_zero=True,
             has_log=True,
             **shared,
@@ -145,6 +156,7 @@ def _curves(tries: Tries, names: Mapping[str, str], *, is_smoothed: bool = False
 def _loss_names(lines: Lines) -> dict[str, str]:
     """The mean over terms first, then single terms where there are several."""
     terms = sorted({key for line in lines for key in line if key.startswith("loss/")} - {"loss/latent"})
+    terms = [key for key in terms if key.endswith("_latent")] or terms  # of streams, each one's total
     shown = ["loss/latent", *(terms[: len(STYLES) - 1] if len(terms) > 1 else [])]
     return {key: key.removeprefix("loss/").replace("_", " ") for key in shown}
 
@@ -156,13 +168,15 @@ def _norm_names(lines: Lines) -> dict[str, str]:
     return {"optim/grad_norm": "norm", **highest}
 
 
-def _levels(health: Lines, prefix: str) -> tuple[Level, ...]:
-    """Floor and ceiling as the last examination recorded them."""
-    last = health[-1] if health else {}
-    levels = (
-        Level(label="random encoder", y=value(last, f"{prefix}_floor"), style="floor"),
-        Level(label="ceiling", y=value(last, f"{prefix}_ceiling"), style="ceiling"),
-    )
+def _levels(health: Lines, spans: Spans, prefix: str) -> tuple[Level, ...]:
+    """Floor and ceiling as the last examination of each phase recorded them; the legend has the newest."""
+    newest = {line.get("phase", MAIN): line for line in health}
+    levels: list[Level] = []
+    for name, line in newest.items():
+        is_newest = line is health[-1]
+        for label, style in LEVELS:
+            y = value(line, f"{prefix}_{style}")
+            levels.append(Level(label=label if is_newest else "", y=y, style=style, span=spans.get(name)))
     return tuple(level for level in levels if np.isfinite(level.y))
 
 

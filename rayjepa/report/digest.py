@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rayjepa.config.parts import MAIN
 from rayjepa.report.reading import Standing
 from rayjepa.train.attempts import Attempt, read_attempts
 from rayjepa.train.history import Table, is_undone, read_history
@@ -49,6 +50,12 @@ class Digest:
     def health(self) -> list[Line]:
         """Surviving examinations, in order of steps."""
         return sorted(self.table.of("health"), key=lambda line: line["step"])
+
+    @cached_property
+    def examined(self) -> list[Line]:
+        """The examinations of the newest one's phase, which alone were of the same clips."""
+        names = [line.get("phase", MAIN) for line in self.health]
+        return [line for line, name in zip(self.health, names, strict=True) if name == names[-1]]
 
     @cached_property
     def failures(self) -> list[Line]:
@@ -104,9 +111,10 @@ class Digest:
         """Seconds that attempts ran, the undone part with them, the pauses between them not."""
         return sum((life.wall_s for life in self.lives), 0.0)
 
-    def median(self, key: str) -> float:
-        """Median of a metric over the surviving step lines; not-a-number if none has it."""
-        values = [v for line in self.steps if isinstance(v := line.get(key), int | float) and np.isfinite(v)]
+    def median(self, key: str, *, first: int = 0, stop: int | float = np.inf) -> float:
+        """Median of a metric over the surviving lines of steps [first, stop); not-a-number if none has it."""
+        lines = [line for line in self.steps if first <= line["step"] < stop]
+        values = [v for line in lines if isinstance(v := line.get(key), int | float) and np.isfinite(v)]
         return float(statistics.median(values)) if values else float("nan")
 
 

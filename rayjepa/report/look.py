@@ -27,6 +27,8 @@ header .when{color:var(--soft);font-size:13px;margin:4px 0 0}
 .finished{color:var(--good)}.running{color:var(--first)}.stopped,.interrupted{color:var(--watch)}.failed{color:var(--alarm)}
 .why{margin:12px 0 0}
 .bar{height:4px;border-radius:2px;background:var(--hair);margin:18px 0 0;overflow:hidden}
+.bar{position:relative}
+.bar b{position:absolute;top:0;height:100%;width:2px;background:var(--paper)}
 .bar i{display:block;height:100%;background:var(--first)}
 dl.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:18px 24px;margin:20px 0 0}
 .tiles dt{font-size:13px;color:var(--soft)}
@@ -50,6 +52,7 @@ color:var(--soft)}
 .key{display:inline-block;width:14px;height:0;border-top:2.5px solid;margin-right:5px;vertical-align:.28em}
 .key.first{color:var(--first)}.key.second{color:var(--second)}.key.third{color:var(--third)}.key.undone{color:var(--undone)}
 .key.raw{opacity:.45}
+.key.phase{height:12px;width:0;border:0;border-left:1.5px solid var(--level);margin:0 9px 0 7px;vertical-align:-2px}
 .key.start{height:12px;width:0;border:0;border-left:1.5px dashed var(--level);margin:0 9px 0 7px;vertical-align:-2px}
 .key.floor{color:var(--alarm);border-top:2px dashed}.key.ceiling{color:var(--level);border-top:2px dotted}
 .plot{position:relative;height:190px;margin:0 12px 24px 46px;touch-action:pan-y}
@@ -62,6 +65,7 @@ color:var(--soft)}
 .panel .raw{stroke-width:1px;opacity:.38}
 .panel .shade{fill:var(--undone);opacity:.16}
 .panel .start{stroke:var(--level);stroke-width:1px;stroke-dasharray:3 4;stroke-linecap:butt}
+.panel .phase{stroke:var(--level);stroke-width:1px;stroke-linecap:butt}
 .panel .dot{stroke-width:6px}
 .panel .floor{stroke:var(--alarm);stroke-width:1.5px;stroke-dasharray:6 5}
 .panel .ceiling{stroke:var(--level);stroke-width:1.5px;stroke-dasharray:1 5}
@@ -69,6 +73,8 @@ color:var(--soft)}
 .panel .y{right:100%;margin-right:8px;transform:translateY(-50%)}
 .panel .x{top:100%;margin-top:8px;transform:translateX(-50%)}
 .panel .attempt{bottom:100%;margin-bottom:3px;transform:translateX(-50%);pointer-events:auto}
+.panel .name{bottom:100%;margin-bottom:2px;padding-right:6px;line-height:1.2;pointer-events:auto;font-weight:600;
+overflow:hidden;text-overflow:ellipsis}
 .cursor{position:absolute;top:0;bottom:0;width:1px;background:var(--ink);opacity:.55;pointer-events:none}
 .log-switch{position:absolute;right:46px;top:3px;margin:2px;opacity:0}
 .log-switch+label{position:absolute;right:12px;top:0;font-size:12px;line-height:18px;padding:0 8px;

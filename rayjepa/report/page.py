@@ -9,14 +9,16 @@ from html import escape
 from pathlib import Path
 
 import rayjepa
+from rayjepa.config import Phase
 from rayjepa.report import account
 from rayjepa.report.curves import charts
 from rayjepa.report.digest import Digest, read_digest, steps_done
 from rayjepa.report.look import CSS, SCRIPT
 from rayjepa.report.numbers import NOTHING, duration, moment, number, plural, share
+from rayjepa.report.phases import phases_in, phases_table, progress
 from rayjepa.report.plot import Chart, figure, hover_data
 from rayjepa.report.reading import Settings, Standing, is_run, read_settings, read_standing
-from rayjepa.report.tables import absent, settings_tables
+from rayjepa.report.tables import absent, phase_after, settings_tables
 from rayjepa.report.totals import bad_share
 from rayjepa.report.verdict import verdict
 from rayjepa.train.quarantine import write_quarantine
@@ -24,7 +26,8 @@ from rayjepa.train.quarantine import write_quarantine
 CURVES_KEY = """<ul class="legend shared">
 <li><i class="key first raw"></i>each reading</li><li><i class="key first"></i>running mean</li>
 <li><i class="key undone"></i>steps that a restart undid</li>
-<li><i class="key start"></i>start of attempt 2, 3, …</li></ul>"""
+<li><i class="key start"></i>start of attempt 2, 3, …</li>"""
+PHASES_KEY = '<li><i class="key phase"></i>start of a phase</li>'
 
 
 def write_report(run_dir: Path) -> Path:
@@ -47,12 +50,14 @@ def page(run_dir: Path, *, now: float) -> str:
     _require_run(run_dir)
     settings, digest = read_settings(run_dir), read_digest(run_dir)
     standing = read_standing(run_dir, settings=settings, now=now)
-    drawn = charts(digest)
+    phases = phases_in(settings)
+    drawn = charts(digest, phases)
     name = (settings.run.name if settings.run else None) or run_dir.resolve().name
     parts = [
-        _header(name, standing, digest, settings),
+        _header(name, standing, digest, settings, phases),
         _health(digest),
         _section("Curves", _curves(drawn)),
+        *([_section("Phases", phases_table(phases, digest, finished=steps_done(standing, digest)))] if phases else []),
         _section("Attempts and coverage", account.attempts(run_dir, digest, settings)),
         _section("Clips that were replaced", account.replaced(digest, settings)),
         _section("Refused steps", account.refused(digest)),
@@ -86,34 +91,39 @@ def _section(title: str, inner: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{inner}</section>"
 
 
-def _header(name: str, standing: Standing, digest: Digest, settings: Settings) -> str:
+def _header(name: str, standing: Standing, digest: Digest, settings: Settings, phases: Sequence[Phase]) -> str:
     """Name, state with its reason, and how far the run is."""
     done, steps = steps_done(standing, digest), standing.steps
     begun = f"Started {moment(digest.lives[0].record.unix_s)}" if digest.lives else "No attempt has started yet"
     seen = f"{begun}. Last sign of life {moment(standing.seen_unix_s)}."
     why = f'<p class="why">{escape(_sentence(standing.reason))}</p>' if standing.reason else ""
-    bar = f'<div class="bar"><i style="width:{100 * min(done / steps, 1):.1f}%"></i></div>' if steps else ""
+    ticks = "".join(f'<b style="left:{100 * phase.first / steps:.2f}%"></b>' for phase in phases[1:] if steps)
+    bar = f'<div class="bar"><i style="width:{100 * min(done / steps, 1):.1f}%"></i>{ticks}</div>' if steps else ""
     state = f'<span class="state {standing.state}">{standing.state}</span>'
     return (
         f'<header><div class="line"><h1>{escape(name)}</h1>{state}</div>'
-        f'<p class="when">{escape(seen)}</p>{why}{bar}{_tiles(done, standing, digest, settings)}</header>'
+        f'<p class="when">{escape(seen)}</p>{why}{bar}{_tiles(done, standing, digest, settings, phases)}</header>'
     )
 
 
-def _tiles(done: int, standing: Standing, digest: Digest, settings: Settings) -> str:
-    """Six numbers, of surviving steps where they are of steps."""
+def _tiles(done: int, standing: Standing, digest: Digest, settings: Settings, phases: Sequence[Phase]) -> str:
+    """Six numbers, of surviving steps where they are of steps; speed is that of the present phase."""
     steps, clips = standing.steps, settings.run.train.clips if settings.run else None
-    rate, undone = digest.median("rate/clips_per_s"), sum(life.undone for life in digest.lives)
-    left_s = (steps - done) * clips / rate if steps and clips and rate > 0 else 0.0
+    phase, undone = phase_after(phases, done), sum(life.undone for life in digest.lives)
+    rate = digest.median("rate/clips_per_s", first=phase.first if phase else 0)
+    end = phase.stop if phase else steps
+    left_s = (end - done) * clips / rate if end and clips and rate > 0 else 0.0
+    where = f"; {progress(phase, done)}" if phase else ""
+    left = f"about {duration(left_s)} left" + (f" of {phase.name}" if phase else "")
     lost = duration(sum(life.lost_s for life in digest.lives))
     spent = f"{plural(len(digest.refused), 'step')} refused" if digest.refused else f"{clips:,} a step" if clips else ""
     tiles = [
-        ("Steps", f"{done:,}", f"of {steps:,} ({share(done / steps)})" if steps else "of an unknown number"),
+        ("Steps", f"{done:,}", f"of {steps:,} ({share(done / steps)}){where}" if steps else "of an unknown number"),
         ("Samples trained", f"{digest.samples:,}", spent),
         (
             "Clips/s, median",
             NOTHING if math.isnan(rate) else number(rate),
-            f"about {duration(left_s)} left" if left_s and standing.state == "running" else "of surviving steps",
+            left if left_s and standing.state == "running" else f"in {phase.name}" if phase else "of surviving steps",
         ),
         ("Wall time", duration(digest.wall_s), f"in {plural(len(digest.lives), 'attempt')}"),
         ("Lost work", plural(undone, "step"), f"{lost}, undone by restarts" if undone else "nothing was undone"),
@@ -126,7 +136,7 @@ def _tiles(done: int, standing: Standing, digest: Digest, settings: Settings) ->
 
 
 def _health(digest: Digest) -> str:
-    found = verdict(digest.health)
+    found = verdict(digest.examined)
     words = f"<strong>{escape(found.headline)}</strong><p>{escape(found.detail)}</p>"
     return f'<section class="verdict {found.level}">{words}</section>'
 
@@ -134,7 +144,8 @@ def _health(digest: Digest) -> str:
 def _curves(drawn: Sequence[Chart]) -> str:
     if not any(len(curve.x) for chart in drawn for curve in chart.curves):
         return absent("No reading yet: curves come with the first steps and examinations.")
-    return CURVES_KEY + f'<div class="charts">{"".join(map(figure, drawn))}</div>'
+    key = CURVES_KEY + (PHASES_KEY if drawn[0].phases else "") + "</ul>"
+    return key + f'<div class="charts">{"".join(map(figure, drawn))}</div>'
 
 
 def _sentence(text: str) -> str:

@@ -16,6 +16,8 @@ from rayjepa.report.numbers import number, plural, short
 
 LABEL_GAP = 4.0
 """Per cent of the width under which the labels of two restarts would lie on each other."""
+LETTER = 1.5
+"""Per cent of the width that a letter of a label takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +34,13 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Level:
-    """A value to compare with: a broken line over the whole width."""
+    """A value to compare with: a broken line over the whole width, or over a `span` of steps."""
 
     label: str
+    """Empty: not in the legend."""
     y: float
     style: Literal["floor", "ceiling"]
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,8 @@ class Chart:
     """Right end of the step axis, the same in every chart of a page."""
     restarts: tuple[tuple[int, int], ...] = ()
     """(attempt, step it started at), for each attempt after the first."""
+    phases: tuple[tuple[str, int], ...] = ()
+    """(name, first step), for each phase after the first."""
     undone: tuple[tuple[int, int], ...] = ()
     """(first, past the last) step that a restart undid: shaded, since the lines of two tries may lie on each other."""
     has_log: bool = False
@@ -113,6 +119,7 @@ def _legend(chart: Chart, curves: Sequence[Curve]) -> str:
     items += [
         f'<li><i class="key {level.style}"></i>{escape(level.label)} <b>{number(level.y, digits=chart.digits)}</b></li>'
         for level in chart.levels
+        if level.label
     ]
     last = max((int(c.x[-1]) for c in named), default=0)
     return f'<ul class="legend">{"".join(items)}<li class="at">step {last:,}</li></ul>'
@@ -132,7 +139,8 @@ def _panel(chart: Chart, curves: Sequence[Curve], scale: Scale) -> str:
     marks = [f'<path class="shade" d="M{axes.x(a)} 0H{axes.x(b)}V{GRAIN}H{axes.x(a)}Z"/>' for a, b in chart.undone]
     marks += [f'<path class="grid" d="M0 {axes.y(tick)}H{GRAIN}"/>' for tick in axes.ticks()]
     marks += [f'<path class="start" d="M{axes.x(step)} 0V{GRAIN}"/>' for _, step in chart.restarts]
-    marks += [f'<path class="{level.style}" d="M0 {axes.y(level.y)}H{GRAIN}"/>' for level in chart.levels]
+    marks += [f'<path class="phase" d="M{axes.x(step)} 0V{GRAIN}"/>' for _, step in chart.phases]
+    marks += [_level(level, axes) for level in chart.levels]
     marks += [_drawn(curve, axes) for curve in sorted(curves, key=lambda c: c.style != "undone")]
     about = escape(f"{chart.title} over steps", quote=True)
     return (
@@ -141,8 +149,13 @@ def _panel(chart: Chart, curves: Sequence[Curve], scale: Scale) -> str:
     )
 
 
+def _level(level: Level, axes: Axes) -> str:
+    low, high = (0, GRAIN) if level.span is None else (axes.x(step) for step in level.span)
+    return f'<path class="{level.style}" d="M{low} {axes.y(level.y)}H{high}"/>'
+
+
 def _labels(chart: Chart, axes: Axes) -> str:
-    """Values at the left, steps below, numbers of attempts above."""
+    """Values at the left, steps below, names of phases and numbers of attempts above."""
     labels = [
         f'<span class="y" style="top:{100 * axes.y(t) / GRAIN:.2f}%">{short(t, largest=axes.high)}</span>'
         for t in axes.ticks()
@@ -151,14 +164,33 @@ def _labels(chart: Chart, axes: Axes) -> str:
         f'<span class="x" style="left:{100 * axes.x(t) / GRAIN:.2f}%">{short(t, largest=axes.last_step)}</span>'
         for t in axes.step_ticks()
     ]
+    names, taken = _phase_names(chart, axes)
+    labels += names
     shown = -LABEL_GAP
     for attempt, step in chart.restarts:
         at = 100 * axes.x(step) / GRAIN
-        if at - shown >= LABEL_GAP:
+        if at - shown >= LABEL_GAP and not any(low - 1 <= at <= high for low, high in taken):
             shown = at
             tip = f"attempt {attempt} started at step {step:,}"
             labels.append(f'<span class="attempt" style="left:{at:.2f}%" title="{tip}">{attempt}</span>')
     return "".join(labels)
+
+
+def _phase_names(chart: Chart, axes: Axes) -> tuple[list[str], list[tuple[float, float]]]:
+    """Names of phases above their beginnings, cut off where the next one begins, and what they take of the width."""
+    edges = [0.0, *(100 * axes.x(step) / GRAIN for _, step in chart.phases), 100.0]
+    labels: list[str] = []
+    taken: list[tuple[float, float]] = []
+    for (name, step), before, at, after in zip(chart.phases, edges, edges[1:], edges[2:], strict=False):
+        wide = LETTER * len(name)
+        is_before = after == 100 and at + wide > 100  # the last may lie at the very end
+        low, high = (max(before, at - wide), at) if is_before else (at, min(after, at + wide))
+        taken.append((low, high))
+        place = f"right:{100 - high:.2f}%" if is_before else f"left:{low:.2f}%"
+        tip = f"{escape(name, quote=True)} begins at step {step:,}"
+        style = f"{place};max-width:{after - at if not is_before else at - before:.2f}%"
+        labels.append(f'<span class="name" style="{style}" title="{tip}">{escape(name)}</span>')
+    return labels, taken
 
 
 def _drawn(curve: Curve, axes: Axes) -> str:

@@ -90,7 +90,7 @@ def read_standing(folder: Path, *, settings: Settings, now: float | None = None)
         reason += f"; continue with `rayjepa pretrain --resume {folder}`"
     steps = progress.get("steps")
     if not isinstance(steps, int):
-        steps = settings.run.train.steps if settings.run else None
+        steps = settings.run.steps if settings.run else None
     step, step_unix_s = progress.get("step"), _time(progress)
     if not isinstance(step, int):
         step, step_unix_s = outcome.get("finished"), _time(outcome)

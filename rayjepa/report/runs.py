@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rayjepa.report.digest import read_digest, steps_done
 from rayjepa.report.numbers import NOTHING, duration, number
+from rayjepa.report.phases import phases_in, progress
 from rayjepa.report.reading import State, is_run, read_settings, read_standing
+from rayjepa.report.tables import phase_after
 from rayjepa.report.verdict import value
 
 
@@ -24,12 +26,14 @@ class RunSummary:
     step: int
     """Steps finished."""
     steps: int | None
+    phase: str
+    """Name of the present phase with its steps; empty for a run of one."""
     rankme: float
     """Of the last examination, as are its floor (a random encoder) and its ceiling."""
     rankme_floor: float
     rankme_ceiling: float
     clips_per_s: float
-    """Median over surviving steps."""
+    """Median over surviving steps of the present phase."""
     quarantined: int
     """Samples for which another video stood in."""
     age_s: float
@@ -52,12 +56,14 @@ def list_runs(folder: Path, *, now: float | None = None) -> list[RunSummary]:
 
 def runs_table(runs: Sequence[RunSummary]) -> str:
     """Aligned plain text, with a line under the table for each run that did not go well."""
-    head = ("RUN", "STATE", "STEPS", "RANKME", "FLOOR", "CEILING", "CLIPS/S", "REPLACED", "SEEN")
+    phase = ["PHASE"] if any(run.phase for run in runs) else []
+    head = ("RUN", "STATE", "STEPS", *phase, "RANKME", "FLOOR", "CEILING", "CLIPS/S", "REPLACED", "SEEN")
     rows = [
         (
             run.name,
             run.state,
             f"{run.step:,}/{NOTHING if run.steps is None else f'{run.steps:,}'}",
+            *([run.phase or NOTHING] if phase else []),
             *(_known(v) for v in (run.rankme, run.rankme_floor, run.rankme_ceiling, run.clips_per_s)),
             f"{run.quarantined:,}",
             f"{duration(round(run.age_s))} ago",
@@ -76,16 +82,19 @@ def _summary(folder: Path, *, now: float) -> RunSummary:
     settings = read_settings(folder)
     standing, digest = read_standing(folder, settings=settings, now=now), read_digest(folder)
     last = digest.health[-1] if digest.health else {}
+    phases, done = phases_in(settings), steps_done(standing, digest)
+    phase = phase_after(phases, done)
     return RunSummary(
         name=folder.resolve().name,
         state=standing.state,
         reason=standing.reason,
-        step=steps_done(standing, digest),
+        step=done,
         steps=standing.steps,
+        phase=progress(phase, done) if phase else "",
         rankme=value(last, "collapse/rankme"),
         rankme_floor=value(last, "collapse/rankme_floor"),
         rankme_ceiling=value(last, "collapse/rankme_ceiling"),
-        clips_per_s=digest.median("rate/clips_per_s"),
+        clips_per_s=digest.median("rate/clips_per_s", first=phase.first if phase else 0),
         quarantined=digest.replaced,
         age_s=max(now - standing.seen_unix_s, 0.0),
     )

@@ -93,9 +93,9 @@ def write_best(sweep_dir: Path, sweep: Sweep, best: Row) -> Path:
         f"{score.caution[0].upper()}{score.caution[1:]}.",
     ]
     original = _steps_of(sweep.preset)
-    if original is not None and original != run.train.steps:
+    if original is not None and original != run.steps:
         said.append(
-            f"The trial's length is {run.train.steps} steps, the preset {sweep.preset} has {original}: schedules and "
+            f"The trial's length is {run.steps} steps, the preset {sweep.preset} has {original}: schedules and "
             "the best momentum go with the length."
         )
     wrapped = [f"# {line}" for sentence in said for line in textwrap.wrap(sentence, 116)]
@@ -127,6 +127,6 @@ def trial_dir(sweep_dir: Path, number: int) -> Path:
 def _steps_of(preset: str) -> int | None:
     """Steps of a preset; none if its file is gone."""
     try:
-        return resolve(preset, {}).train.steps
+        return resolve(preset, {}).steps
     except ValueError:
         return None

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rayjepa.config import RunConfig, describe
+from rayjepa.config import Phase, RunConfig, describe
 from rayjepa.report.digest import Life
 from rayjepa.report.numbers import NOTHING, duration, moment, number, plural, ranges
 from rayjepa.report.reading import Settings
@@ -45,8 +45,8 @@ def folded(title: str, inner: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{inner}</details>"
 
 
-def attempts_table(lives: Sequence[Life]) -> str:
-    """Every life of the worker group, with what was kept and what was lost."""
+def attempts_table(lives: Sequence[Life], phases: Sequence[Phase] = ()) -> str:
+    """Every life of the worker group, with its phase if there are several, what was kept and what was lost."""
     if not lives:
         return absent("No attempt has started yet.")
     rows = [
@@ -54,6 +54,7 @@ def attempts_table(lives: Sequence[Life]) -> str:
             f"{life.record.attempt}",
             moment(life.record.unix_s).removesuffix(" UTC"),
             f"{life.record.start:,}",
+            *([phase.name] if (phase := phase_after(phases, life.record.start)) else []),
             Path(life.record.checkpoint).name if life.record.checkpoint else "none: untrained weights",
             f"{life.record.world:,}",
             life.record.host,
@@ -64,8 +65,14 @@ def attempts_table(lives: Sequence[Life]) -> str:
         )
         for life in lives
     ]
-    head = ("No.", "Started (UTC)", "At step", "Checkpoint", "Workers", "Host", "Ran", "Kept", "Undone", "Lost work")
-    return table(head, rows, kinds="ntntntnnnn")
+    head = ("No.", "Started (UTC)", "At step", *(["Phase"] if phases else []))
+    more = ("Checkpoint", "Workers", "Host", "Ran", "Kept", "Undone", "Lost work")
+    return table((*head, *more), rows, kinds=f"ntn{'t' if phases else ''}tntnnnn")
+
+
+def phase_after(phases: Sequence[Phase], finished: int) -> Phase | None:
+    """The phase of the step that follows, or the last; none of a run without phases."""
+    return next((phase for phase in phases if finished < phase.stop), phases[-1] if phases else None)
 
 
 def clips_tables(failures: Sequence[Mapping[str, Any]]) -> str:
@@ -154,6 +161,8 @@ def _plain(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_plain(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_plain(held)}" for key, held in value.items()) + "}"
     fields = getattr(value, "__dataclass_fields__", None)
     if fields is not None:
         return "{" + ", ".join(f"{name}: {_plain(getattr(value, name))}" for name in fields) + "}"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rayjepa.config.parts import MAIN
 from rayjepa.report.numbers import number, plural
 
 STILL_STD = 0.1
@@ -86,7 +87,9 @@ def _where(last: Mapping[str, Any]) -> str:
     clips = last.get("clips")
     kind = "held-out" if last.get("held_out", True) else "training"
     on = f"{plural(clips, f'{kind} clip')}" if isinstance(clips, int) else f"{kind} clips"
-    return f"Examined at step {last.get('step', 0):,} on {on}."
+    phase = last.get("phase", MAIN)
+    where = "" if phase == MAIN else f", in phase {phase}"
+    return f"Examined at step {last.get('step', 0):,} on {on}{where}."
 
 
 def _or_lowest(number: float) -> float:

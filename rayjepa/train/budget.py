@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rayjepa.config import RunConfig
-from rayjepa.train.footprint import ENGINES, Counts, Engine, Memory, activations, engine_of, memory
+from rayjepa.config import Phase, RunConfig, Stream
+from rayjepa.train.footprint import ENGINES, Counts, Engine, Memory, activations, encoded, engine_of, memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +100,85 @@ class Budget:
         return self.memory[self.chosen].peak <= self.gpu.memory
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one stream of one phase needs, as if the phase had no other: a run of one of each has one part."""
+
+    phase: Phase
+    stream: Stream
+    share: float
+    """Of the phase's clips."""
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseBudget:
+    """What a phase needs; each of its figures is over the clips of all its streams."""
+
+    phase: Phase
+    parts: tuple[Part, ...]
+
+    @property
+    def clips_per_s(self) -> float:
+        """Of all ranks."""
+        return 1 / sum(part.share / part.budget.clips_per_s for part in self.parts)
+
+    @property
+    def decode_cores(self) -> float:
+        """Cores that decode as fast."""
+        return self.clips_per_s * sum(part.share / part.budget.clips_per_core_s for part in self.parts)
+
+    @property
+    def clip_bytes(self) -> float:
+        """Mean size of a clip as it is shipped."""
+        return sum(part.share * part.budget.clip_bytes for part in self.parts)
+
+    @property
+    def flops(self) -> float:
+        """Mean of a clip, backward included."""
+        return sum(part.share * part.budget.flops.model for part in self.parts)
+
+    @property
+    def hours(self) -> float:
+        """Of all its steps."""
+        return sum(part.share * part.budget.hours for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBudget:
+    """What a run needs, phase by phase."""
+
+    phases: tuple[PhaseBudget, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> "RunBudget":
+        """From its parts, in the order of the phases."""
+        names = dict.fromkeys(part.phase.name for part in parts)
+        groups = [tuple(part for part in parts if part.phase.name == name) for name in names]
+        return cls(phases=tuple(PhaseBudget(phase=group[0].phase, parts=group) for group in groups))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every stream of every phase."""
+        return tuple(part for phase in self.phases for part in phase.parts)
+
+    @property
+    def largest(self) -> Part:
+        """The part that needs most memory: a GPU must hold it."""
+        return max(self.parts, key=lambda part: part.budget.memory[part.budget.chosen].peak)
+
+    @property
+    def hours(self) -> float:
+        """Of all phases."""
+        return sum(phase.hours for phase in self.phases)
+
+    @property
+    def cost(self) -> float | None:
+        """Of the GPUs, if their price is known."""
+        costs = [part.share * part.budget.cost for part in self.parts if part.budget.cost is not None]
+        return sum(costs) if costs else None
+
+
 def gpu_named(name: str) -> Gpu:
     """The GPU of that name. Raises ValueError that lists all."""
     if name.lower() not in GPUS:
@@ -184,9 +263,9 @@ def flops(run: RunConfig, counts: Counts) -> Flops:
              n tokens, as V-JEPA 2 (arXiv:2506.09985) has it; that tokenises once per mask, we once per clip.
     """
     model, small = run.model, run.predictor
-    tokens, patch = math.prod(run.grid), 3 * model.tubelet * model.patch_px**2
+    tokens, patch = math.prod(run.grid), 3 * min(model.tubelet, run.data.frames) * model.patch_px**2
     embed = 2.0 * tokens * patch * model.width
-    seen = sum(model.depth * _block(context, model.width, model.mlp_ratio) for context, _ in counts)
+    seen = sum(model.depth * _block(context, model.width, model.mlp_ratio) for context in encoded(run, counts))
     guessed = sum(small.depth * _block(c + t, small.width, small.mlp_ratio) for c, t in counts)
     ends = sum(2.0 * (c + t) * model.width * small.width for c, t in counts)
     return Flops(

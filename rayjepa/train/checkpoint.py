@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from rayjepa.config import RunConfig, to_yaml
+from rayjepa.config import RunConfig, phase_at, to_yaml
 from rayjepa.train.attempts import read_attempts
 from rayjepa.train.engine import Engine, gather_objects
 from rayjepa.train.ledger import Ledger
@@ -57,7 +57,7 @@ def save(
         _write(folder / "state.json", json.dumps(asdict(state)))
         _write(folder / "run.yaml", to_yaml(run))
         _mark(folder, shards=engine.world)
-        prune(run_dir, keep=run.checkpoint.keep)
+        prune(run_dir, keep=phase_at(run, finished - 1).run.checkpoint.keep)
 
     _all_or_none(prepare if engine.rank == 0 else _nothing)
     _all_or_none(lambda: engine.save(folder))

@@ -17,6 +17,7 @@ from torch import Tensor
 from rayjepa.config import RunConfig
 from rayjepa.masks import Split
 from rayjepa.model import Jepa, Prediction, Target, build
+from rayjepa.train.pieces import Tensors
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others in a collective: a checkpoint of a slow store, or a clip at its deadline."""
@@ -52,8 +53,13 @@ class Engine(Protocol):
         views: Float[Tensor, "B 3 frames height width"],
         splits: tuple[Split, ...],
         index: Int64[Tensor, " B"] | None = None,
+        *,
+        stream: int = 0,
     ) -> Prediction:
-        """Predictions beside the target's features; no gradient flows into the target."""
+        """Predictions beside the target's features; no gradient flows into the target.
+
+        `stream` is the place in the run's streams of the one that all clips are of.
+        """
         ...
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
@@ -63,9 +69,12 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, *, lr: float, weight_decay: float, momentum: float, stop: bool = False) -> Step:
+    def step(
+        self, *, lr: float, weight_decay: float, momentum: float, clip: float | None = None, stop: bool = False
+    ) -> Step:
         """Average the gradients over ranks, clip, update, move the target; or refuse, and change nothing.
 
+        `clip` bounds the gradient norm of each part that optim.clip_parts makes; none: nothing is clipped.
         All ranks learn here, in one collective, whether one of them saw a bad loss or wants to stop.
         """
         ...
@@ -76,6 +85,10 @@ class Engine(Protocol):
 
     def load(self, folder: Path) -> None:
         """Take every tensor from the shards in `folder`, whatever engine and number of ranks wrote them."""
+        ...
+
+    def adopt(self, tensors: Tensors) -> None:
+        """Take parameters (kind "master") and the target from whole tensors, the same on all ranks; the rest stays."""
         ...
 
     def close(self) -> None:
@@ -158,9 +171,26 @@ def gather_objects(item: Any) -> list[Any]:
 
 
 def to_device(splits: tuple[Split, ...], device: torch.device) -> tuple[Split, ...]:
-    """The same masks, where the tokens are."""
+    """The same masks, where the tokens are; what several splits share is moved once and still shared."""
+    moved: dict[int, Tensor] = {}
+
+    def move(tensor: Tensor) -> Tensor:
+        if id(tensor) not in moved:
+            crosses = device.type == "cuda" and not tensor.is_cuda
+            # A copy from ordinary memory would wait for all that the GPU has to do.
+            moved[id(tensor)] = (tensor.pin_memory() if crosses else tensor).to(device, non_blocking=True)
+        return moved[id(tensor)]
+
+    def maybe(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else move(tensor)
+
     return tuple(
-        Split(context=s.context.to(device, non_blocking=True), target=s.target.to(device, non_blocking=True))
+        Split(
+            context=move(s.context),
+            target=move(s.target),
+            context_valid=maybe(s.context_valid),
+            target_valid=maybe(s.target_valid),
+        )
         for s in splits
     )
 

@@ -6,17 +6,18 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rayjepa.config import ConfigError, RunConfig, dump, resolve, to_yaml
+from rayjepa.config import ConfigError, Phase, RunConfig, dump, phases_of, resolve, settled, to_yaml
 from rayjepa.data import manifest
 from rayjepa.data.manifest import Manifest
+from rayjepa.train.restart import finished_steps, restart_point
 
 # What a resume may not change: it would train other samples, or not fit the weights.
-FIXED = ("name", "out", "seed", "model.", "predictor.", "train.clips", "data.", "views.")
+FIXED = ("name", "out", "seed", "model.", "predictor.", "train.clips", "data.", "views.", "streams")
 FREE_DATA = tuple(
     f"data.{key}"
     for key in ("retries", "decode_cpu_s", "decode_wall_s", "decode_memory_gib", "max_bad_share", "substitutes")
@@ -31,7 +32,7 @@ def create(run: RunConfig, videos: Manifest, *, preset: str) -> tuple[Path, RunC
     Raises:  ValueError if the folder exists or cannot be written.
     """
     name = run.name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    named = dataclasses.replace(run, name=name)
+    named = dataclasses.replace(settled(run), name=name)
     folder = (Path(run.out).expanduser() / name).resolve()
     try:
         folder.mkdir(parents=True)
@@ -65,11 +66,45 @@ def reopen(folder: Path, overrides: Mapping[str, object]) -> tuple[RunConfig, li
             )
     before = resolve(str(folder / "run.yaml"), {})
     after = resolve(str(folder / "run.yaml"), overrides)
-    old, new = _flat(dump(before)), _flat(dump(after))
-    changed = [f"{key}: {old[key]} -> {new[key]}" for key in old if old[key] != new[key]]
+    changed = _differences(before, after)
     if changed:
+        saved = restart_point(folder)
+        _require_same_past(before, after, finished=finished_steps(saved) if saved else 0)
         replace_text(folder / "run.yaml", to_yaml(after))
     return after, changed
+
+
+def _require_same_past(before: RunConfig, after: RunConfig, *, finished: int) -> None:
+    """Raises:  ConfigError if a step that is finished would be of another phase, or a phase change what it trains."""
+    old, new = ([phase for phase in phases_of(run) if phase.first < finished] for run in (before, after))
+    if [(phase.name, phase.first) for phase in old] != [(phase.name, phase.first) for phase in new]:
+        raise ConfigError(
+            f"after {finished} steps the phases are {_places(old)}; with these changes they would be {_places(new)}: "
+            "phases that are over cannot change their names and steps, and no other can come before them"
+        )
+    for place, (one, other) in enumerate(zip(old, new, strict=True)):
+        if place and one.stop <= finished and before.phases[place - 1].set != after.phases[place - 1].set:
+            raise ConfigError(f"phases[{one.name}].set cannot change: all of the phase's steps are finished")
+        for key, value in _fixed(one.run).items():
+            if _fixed(other.run)[key] != value:
+                raise ConfigError(
+                    f"phases[{one.name}].set: {key} cannot change on resume once the phase has begun: it decides the "
+                    "samples or the weights; leave it, or give it to a phase that has not begun"
+                )
+
+
+def _fixed(run: RunConfig) -> dict[str, Any]:
+    """What may not change within a phase."""
+    return {k: v for k, v in _flat(dump(run)).items() if k.startswith(FIXED) and k not in FREE_DATA}
+
+
+def _places(phases: Sequence[Phase]) -> str:
+    return ", ".join(f"{phase.name} from step {phase.first}" for phase in phases) or "none"
+
+
+def _differences(before: RunConfig, after: RunConfig) -> list[str]:
+    old, new = _flat(dump(before)), _flat(dump(after))
+    return [f"{key}: {old[key]} -> {new[key]}" for key in old if old[key] != new[key]]
 
 
 def claim(folder: Path) -> str:

@@ -18,8 +18,8 @@ LIVE = 1_000_000_000
 """Elements that DeepSpeed lets stay gathered at stage 3 (its default): the whole of most models, until backward."""
 REDUCE_BUCKET, GATHER_BUCKET = 100_000_000, 200_000_000
 """Elements that DeepSpeed reduces and gathers at once; its default of 5e8 costs 2 GB in float32."""
-PLAIN_BUCKET = 25_000_000
-"""Elements that the plain engine averages at once: 100 MB of float32, a fifth of a second at 4 Gbit/s."""
+PLAIN_BUCKET = 6_250_000
+"""Elements that the plain engine averages at once: 25 MB of float32, of which the last waits for backward's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Memory:
     buckets: float
     """What gradients pass through on their way to the other ranks, or parameters from them."""
     update: float
-    """Temporaries of the optimizer's step and of the all-gather after it, when activations are gone."""
+    """Temporaries of the all-gather after the optimizer's step, when activations are gone; a fused step has none."""
     activations: float
     """Estimated; see `activations`."""
 
@@ -48,6 +48,12 @@ class Memory:
     def peak(self) -> float:
         """The larger of backward's and the update's."""
         return self.state + max(self.buckets + self.activations, self.update)
+
+
+def encoded(run: RunConfig, counts: Counts) -> list[int]:
+    """Tokens of each context that is encoded in one step: mask types of kind ijepa have one context for all."""
+    contexts = [context for context, _ in counts]
+    return contexts[:1] if run.masks.kind == "ijepa" else contexts
 
 
 def engine_of(run: RunConfig) -> Engine:
@@ -66,8 +72,8 @@ def memory(engine: Engine, run: RunConfig, *, encoder: int, predictor: int, acti
     whole, part, bucket = 4.0 * trained, 4.0 * trained / ranks, 4.0 * REDUCE_BUCKET
     match engine:
         case "plain" | "zero0":
-            # PyTorch's AdamW takes square roots of all second moments at once on a GPU: as much again as parameters.
-            flat = 4.0 * min(trained, PLAIN_BUCKET if engine == "plain" else REDUCE_BUCKET) if ranks > 1 else 0.0
+            # The plain engine's gradients lie in its buckets.
+            flat = 4.0 * min(trained, REDUCE_BUCKET) if ranks > 1 and engine == "zero0" else 0.0
             return Memory(
                 parameters=whole,
                 master=0.0,
@@ -75,7 +81,7 @@ def memory(engine: Engine, run: RunConfig, *, encoder: int, predictor: int, acti
                 moments=2 * whole,
                 target=4.0 * encoder,
                 buckets=flat,
-                update=whole,
+                update=0.0,
                 activations=activations,
             )
         case "zero1" | "zero2":
@@ -87,7 +93,7 @@ def memory(engine: Engine, run: RunConfig, *, encoder: int, predictor: int, acti
                 moments=2 * part,
                 target=4.0 * encoder,
                 buckets=bucket,
-                update=max(part, 4.0 * min(trained, GATHER_BUCKET) if ranks > 1 else 0.0),
+                update=4.0 * min(trained, GATHER_BUCKET) if ranks > 1 else 0.0,
                 activations=activations,
             )
         case "zero3":
@@ -98,7 +104,7 @@ def memory(engine: Engine, run: RunConfig, *, encoder: int, predictor: int, acti
                 moments=2 * part,
                 target=4.0 * encoder / ranks,
                 buckets=bucket + 4.0 * min(trained, LIVE),
-                update=part,
+                update=0.0,
                 activations=activations,
             )
 
@@ -116,14 +122,12 @@ def activations(run: RunConfig, counts: Counts, *, encoder: int, predictor: int)
     wide, model, small = (2 if half else 4), run.model, run.predictor
     keeps_inputs = run.train.checkpoint_blocks
     total = largest = 0.0
-    for context, target in counts:
-        for tokens, width, depth, ratio in (
-            (context, model.width, model.depth, model.mlp_ratio),
-            (context + target, small.width, small.depth, small.mlp_ratio),
-        ):
-            block = tokens * (2 * 4 * width + wide * (8 * width + 2 * round(width * ratio)))
-            total += depth * (tokens * wide * width if keeps_inputs else block)
+    for part, lengths in ((model, encoded(run, counts)), (small, [sum(pair) for pair in counts])):
+        for tokens in lengths:
+            block = tokens * (2 * 4 * part.width + wide * (8 * part.width + 2 * round(part.width * part.mlp_ratio)))
+            total += part.depth * (tokens * wide * part.width if keeps_inputs else block)
             largest = max(largest, block)
+    for context, target in counts:
         # Prediction, target and their difference, and the predictor's ends.
         total += target * (8 + wide) * model.width + context * (4 + wide) * model.width
         total += target * (4 + wide) * small.width

@@ -132,11 +132,13 @@ def read_history(run_dir: Path) -> Table:
 def is_undone(line: Mapping[str, Any], attempts: Iterable[Attempt]) -> bool:
     """Whether a later attempt began at or before the line's step.
 
-    A health line tells of a state, after `step` steps: it stands if an attempt begins right there.
+    A health line tells of a state, after `step` steps: it stands if an attempt begins right there, unless its own did,
+    since the later one then examined that state anew.
     """
+    records = {record.attempt: record.start for record in attempts}
     own, step = line.get("attempt_of_run", line.get("attempt")), line["step"]
-    last = step - 1 if line["kind"] == "health" else step
-    return any(later.attempt > own and later.start <= last for later in attempts)
+    last = step - 1 if line["kind"] == "health" and records.get(own) != step else step
+    return any(number > own and start <= last for number, start in records.items())
 
 
 def coverage(run_dir: Path, samples: int) -> tuple[list[Range], list[Range]]:

@@ -28,6 +28,10 @@ class Ledger:
         if reason is not None:
             self.refused.append({"step": step, "reason": reason})
 
+    def refused_since(self, step: int) -> int:
+        """How many steps from `step` on were passed over."""
+        return sum(entry["step"] >= step for entry in self.refused)
+
     def require_good_data(self, *, samples: int, limit: float) -> None:
         """Stop a run whose data is bad.
 

@@ -17,6 +17,8 @@ from rayjepa.train.history import Range, merge
 from rayjepa.train.ledger import entries
 
 Metrics = dict[str, float | int]
+TOTALS = ("loss/latent", "collapse/prediction_std")
+"""What is the same quantity in every stream, whatever its masks, so that a mean over streams says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +80,11 @@ class Meter:
             self._failures += entries(clips, step=step)
             yield clips
 
-    def saw(self, metrics: dict[str, Tensor]) -> None:
-        """Remember a micro-batch's metrics, on the device."""
+    def saw(self, metrics: dict[str, Tensor], *, stream: str | None = None) -> None:
+        """Remember a micro-batch's metrics, on the device: of a named stream as GROUP/STREAM_NAME, and TOTALS."""
+        if stream is not None:
+            own = {key.replace("/", f"/{stream}_", 1): value for key, value in metrics.items()}
+            metrics = own | {key: metrics[key] for key in TOTALS if key in metrics}
         self._rows[-1].metrics.append(metrics)
 
     def stepped(self, taken: Step, rates: dict[str, float]) -> None:
@@ -92,7 +97,7 @@ class Meter:
         """What the steps since the last reading did; one collective, and one more if a rank has failures to tell of."""
         rows, failures, self._rows, self._failures = self._rows, self._failures, [], []
         good = [row for row in rows if row.refused is None]
-        names = sorted(good[0].metrics[0]) if good else []
+        names = sorted({name for row in good for metrics in row.metrics for name in metrics})
         shared = gather_rows(self._row(rows, good, names, len(failures))).cpu()
         if shared[:, 0].any():
             failures = [failure for each in gather_objects(failures) for failure in each]
@@ -119,12 +124,22 @@ class Meter:
         device = self.engine.device
         seconds = [sum(row.waited_s for row in good), sum(row.took_s for row in good)]
         firsts = [float(first) for row in rows for first in row.firsts]
-        means: list[Tensor] = []
-        if names:
-            seen = [torch.stack([m[name] for name in names]) for row in good for m in row.metrics]
-            means = [torch.stack(seen).double().mean(dim=0).to(device)]
+        means = [self._means(good, names)] if names else []
         front = torch.tensor([float(failures), *seconds], dtype=torch.float64, device=device)
         return torch.cat([front, *means, torch.tensor(firsts, dtype=torch.float64, device=device)])
+
+    def _means(self, good: list[_Row], names: list[str]) -> Tensor:
+        """Mean of each metric over the micro-batches that have it: streams have their own, the same on every rank."""
+        total = torch.zeros(len(names), dtype=torch.float64, device=self.engine.device)
+        counts = torch.zeros_like(total)
+        seen: dict[tuple[str, ...], list[Tensor]] = {}
+        for metrics in (metrics for row in good for metrics in row.metrics):
+            seen.setdefault(tuple(sorted(metrics)), []).append(torch.stack([metrics[name] for name in sorted(metrics)]))
+        for kind, values in seen.items():
+            at = torch.tensor([names.index(name) for name in kind], device=self.engine.device)
+            total[at] += torch.stack(values).double().sum(dim=0).to(total.device)
+            counts[at] += len(values)
+        return total / counts
 
     def _metrics(self, good: list[_Row], names: list[str], mean: list[float]) -> Metrics:
         _, waited_s, took_s, *rest = mean

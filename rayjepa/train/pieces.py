@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 Kind = Literal["master", "exp_avg", "exp_avg_sq", "step", "target", "buffer"]
 Key = tuple[str, str]
 """(kind, name)"""
+Tensors = Mapping[Key, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,16 @@ def read_pieces(folder: Path, pieces: Sequence[Piece]) -> None:
             if piece.kind == "step":
                 _same_step(folder, piece, float(data[0]), steps)
             piece.data[low - piece.start : high - piece.start].copy_(data)
+
+
+@torch.no_grad()
+def fill_pieces(pieces: Iterable[Piece], tensors: Tensors) -> None:
+    """Fill the live views of `pieces` from whole tensors, as far as there are any; the others stay as they are."""
+    for piece in pieces:
+        tensor = tensors.get((piece.kind, piece.name))
+        if tensor is not None:
+            assert tuple(tensor.shape) == piece.shape, f"{piece.name} is {tuple(tensor.shape)}, here {piece.shape}"
+            piece.data.copy_(tensor.reshape(-1)[piece.start : piece.start + piece.data.numel()])
 
 
 def _same_step(folder: Path, piece: Piece, value: float, seen: dict[int, tuple[str, float]]) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from rayjepa.config import RunConfig
+from rayjepa.config import Phase, RunConfig, phase_at
 from rayjepa.data import manifest
 from rayjepa.data.batch import ClipBatch
-from rayjepa.data.decoder import Decoder
+from rayjepa.data.decoders import Decoders
 from rayjepa.data.tape import Tape
 from rayjepa.health.held_out import HeldOut
+from rayjepa.interop.start import begin
 from rayjepa.train import checkpoint, history
 from rayjepa.train.ahead import cover
 from rayjepa.train.attempts import Attempt
@@ -27,7 +28,7 @@ from rayjepa.train.folder import replace_text
 from rayjepa.train.history import History
 from rayjepa.train.ledger import Ledger, record_held_out
 from rayjepa.train.loop import Report, train
-from rayjepa.train.outcome import Outcome, StopRun
+from rayjepa.train.outcome import Outcome, StopRun, goes_on
 from rayjepa.train.profile import Profile
 from rayjepa.train.shortage import explained
 
@@ -44,44 +45,50 @@ def take_part(
     device: torch.device | None = None,
     report: Report = lambda metrics, folder: None,
 ) -> Outcome:
-    """Train this rank's share of the run from where `attempt` starts; every rank calls it.
+    """Train this rank's share of the run from where `attempt` starts to the end of that phase; every rank calls it.
 
-    `batches` begin with the attempt's first step. A refused step or bad data ends the run with a reason, on all ranks
-    alike and without an error, since another start of the worker group would meet the same samples.
+    `batches` begin with the attempt's first step, and `tape` is that of its phase. A refused step or bad data ends the
+    run with a reason, on all ranks alike and without an error, since another start of the worker group would meet the
+    same samples.
     """
-    torch.set_num_threads(run.train.threads)
+    phase = phase_at(run, attempt.start)
+    torch.set_num_threads(phase.run.train.threads)
     device = device or default_device()
-    with explained(run, device=device):
-        engine = make_engine(run, device=device)
-    progress = Progress(run, run_dir, attempt, rank=engine.rank)
+    with explained(phase.run, device=device, phase=_own(phase)):
+        engine = make_engine(phase.run, device=device)
+    progress = Progress(run, phase, run_dir, attempt, rank=engine.rank)
     progress.say("loading")
     try:
-        with explained(run, device=device):
-            return _train(engine, run, run_dir, attempt, batches, tape=tape, report=report, progress=progress)
+        with explained(phase.run, device=device, phase=_own(phase)):
+            return _train(
+                engine, run, run_dir, attempt, batches, phase=phase, tape=tape, report=report, progress=progress
+            )
     finally:
         engine.close()
 
 
 def _train(
     engine: Engine,
-    run: RunConfig,
+    whole: RunConfig,
     run_dir: Path,
     attempt: Attempt,
     batches: Iterable[ClipBatch],
     *,
+    phase: Phase,
     tape: Tape,
     report: Report,
     progress: "Progress",
 ) -> Outcome:
-    ledger = _restored(engine, run_dir, attempt, tape)
+    run = phase.run
+    ledger = _restored(engine, run, run_dir, attempt, tape)
     progress.say("decoding held-out clips")
-    examining = partial(explained, run, device=engine.device, examining=True)
+    examining = partial(explained, run, device=engine.device, phase=_own(phase), examining=True)
     with examining():
         held_out = HeldOut(run, tape, rank=engine.rank, world=engine.world, device=engine.device)
     board = open_board(run_dir, start=attempt.start) if run.report.tensorboard and engine.rank == 0 else None
     lines = History(run_dir, attempt=attempt.attempt, rank=engine.rank, board=board)
     record_held_out(lines, held_out.batches, step=attempt.start)
-    write = partial(checkpoint.save, engine, run_dir, run, attempt=attempt.attempt, fingerprint=tape.fingerprint)
+    write = partial(checkpoint.save, engine, run_dir, whole, attempt=attempt.attempt, fingerprint=tape.fingerprint)
 
     def save(*, finished: int, ledger: Ledger) -> Path:
         progress.say("saving")
@@ -91,14 +98,15 @@ def _train(
         with examining():
             values = held_out.examine(engine.target)
         progress.say("training", **values)
-        return {"clips": held_out.clips, "held_out": not held_out.is_train, **values}
+        of = {"phase": phase.name} | ({"stream": held_out.stream} if held_out.stream else {})
+        return {**of, "clips": held_out.clips, "held_out": not held_out.is_train, **values}
 
     def tell(metrics: Mapping[str, Any], folder: Path | None) -> None:
         progress.read(metrics, quarantined=len(ledger.failures))
         report(dict(metrics), folder)
 
     progress.say("waiting for the first clips")
-    profile = Profile(run, run_dir, attempt, rank=engine.rank, device=engine.device)
+    profile = Profile(whole, run_dir, attempt, rank=engine.rank, device=engine.device)
     finished, reason = None, ""
     try:
         finished = train(
@@ -106,6 +114,7 @@ def _train(
             batches,
             run,
             start=attempt.start,
+            first=phase.first,
             report=tell,
             history=lines,
             save=save,
@@ -122,6 +131,11 @@ def _train(
     return _outcome(run_dir, finished, reason)
 
 
+def _own(phase: Phase) -> str:
+    """Name of a phase that has knobs of its own, beside those of the run."""
+    return phase.name if phase.first else ""
+
+
 def _outcome(run_dir: Path, finished: int | None, reason: str) -> Outcome:
     """What the loop came to; a run that ended with a reason is as far as its last checkpoint."""
     newest = checkpoint.restart_point(run_dir)
@@ -130,9 +144,10 @@ def _outcome(run_dir: Path, finished: int | None, reason: str) -> Outcome:
     return Outcome(finished=finished, checkpoint=str(newest) if newest else None, reason=reason)
 
 
-def _restored(engine: Engine, run_dir: Path, attempt: Attempt, tape: Tape) -> Ledger:
-    """Load the checkpoint that the attempt starts from, if there is one; what was refused and replaced before it."""
+def _restored(engine: Engine, run: RunConfig, run_dir: Path, attempt: Attempt, tape: Tape) -> Ledger:
+    """Load the checkpoint that the attempt starts from, else model.init; what was refused and replaced before it."""
     if attempt.checkpoint is None:
+        begin(engine, run, run_dir)
         return Ledger()
     state = checkpoint.restore(engine, run_dir / attempt.checkpoint, fingerprint=tape.fingerprint)
     return Ledger(refused=state.refused, failures=state.ledger)
@@ -141,13 +156,16 @@ def _restored(engine: Engine, run_dir: Path, attempt: Attempt, tape: Tape) -> Le
 class Progress:
     """Rank 0's progress.json, which the command line shows, and the file `stop`, by which it asks the run to end."""
 
-    def __init__(self, run: RunConfig, run_dir: Path, attempt: Attempt, *, rank: int, every_s: float = 0.5) -> None:
-        self.run, self.run_dir, self.rank, self.every_s = run, run_dir, rank, every_s
+    def __init__(
+        self, run: RunConfig, phase: Phase, run_dir: Path, attempt: Attempt, *, rank: int, every_s: float = 0.5
+    ) -> None:
+        self.run, self.run_dir, self.rank, self.every_s = phase.run, run_dir, rank, every_s
         self._covered = ""
         self._now: dict[str, Any] = {
             "attempt": attempt.attempt,
             "step": attempt.start,
-            "steps": run.train.steps,
+            "steps": run.steps,
+            "phase": phase.name,
             "pid": os.getpid(),
             "host": socket.gethostname(),
         }
@@ -184,18 +202,28 @@ class Progress:
 
 
 def alone(run: RunConfig, run_dir: Path, *, owner: str) -> Outcome:
-    """Train the run in this process, without Ray: the same tape, decoder, loop and folder."""
-    attempt = history.begin_attempt(run_dir, owner=owner, world=1)
-    tape = Tape(run, manifest.read(run_dir / "manifest.parquet"))
-    with Decoder(run.data) as decoder:
-        clips = local_batches(run, tape, decoder, start=attempt.start)
-        return take_part(run, run_dir, attempt, clips, tape=tape)
+    """Train the run in this process, phase by phase, without Ray: the same tape, decoder, loop and folder."""
+    while True:
+        attempt = history.begin_attempt(run_dir, owner=owner, world=1)
+        phase = phase_at(run, attempt.start)
+        tape = tape_of(phase, run_dir)
+        with Decoders(phase.run) as decoders:
+            clips = local_batches(phase.run, tape, decoders, start=attempt.start)
+            outcome = take_part(run, run_dir, attempt, clips, tape=tape)
+        if not goes_on(run, run_dir, outcome):
+            return outcome
 
 
-def local_batches(run: RunConfig, tape: Tape, decoder: Decoder, *, start: int) -> Iterator[ClipBatch]:
-    """The tape from step `start`, decoded in turn by one child process."""
-    for first in range(start * run.train.clips, run.samples, run.micro_batch):
-        decoded = decoder.clips([tape.spec(i) for i in range(first, first + run.micro_batch)], tape.spec)
+def tape_of(phase: Phase, run_dir: Path) -> Tape:
+    """The samples of a phase, over the videos of the run's folder."""
+    videos = manifest.read(run_dir / "manifest.parquet")
+    return Tape(phase.run, videos, first=phase.first * phase.run.train.clips)
+
+
+def local_batches(run: RunConfig, tape: Tape, decoders: Decoders, *, start: int) -> Iterator[ClipBatch]:
+    """The tape from step `start`, decoded in turn."""
+    for first in range(start * run.train.clips, tape.samples.stop, run.micro_batch):
+        decoded = decoders.clips([tape.spec(i) for i in range(first, first + run.micro_batch)], tape.spec)
         yield ClipBatch(
             index=torch.tensor([spec.index for spec in decoded.specs]),
             pixels=torch.from_numpy(decoded.pixels),

@@ -33,10 +33,11 @@ def kind_of(error: BaseException) -> Kind | None:
 
 
 @contextmanager
-def explained(run: RunConfig, *, device: torch.device, examining: bool = False) -> Iterator[None]:
+def explained(run: RunConfig, *, device: torch.device, phase: str = "", examining: bool = False) -> Iterator[None]:
     """Turn an error of memory inside the block into a RuntimeError that names the knobs; others pass.
 
-    It is raised on its rank alone, at once: the others may wait in a collective, and go with the worker group.
+    `phase` is the name of the present phase if it has knobs of its own. The error is raised on its rank alone, at once:
+    the others may wait in a collective, and go with the worker group.
     """
     try:
         yield
@@ -48,6 +49,7 @@ def explained(run: RunConfig, *, device: torch.device, examining: bool = False) 
         doing = "examining held-out clips" if examining else "training"
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rpartition("err == 0. ")[2][:300]
         knobs = advice(run, kind, device, examining=examining)
+        knobs += f". What phases[{phase}].set has must be changed there" if phase else ""
         raise RuntimeError(f"{SHORT} {where}, rank {ranks()[0]}, while {doing} ({first}); {knobs}") from error
 
 

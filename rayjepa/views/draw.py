@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rayjepa.config import ViewsConfig
 from rayjepa.data.clip import ClipSpec, Layout, Window
-from rayjepa.data.convert import Box, crop_box
+from rayjepa.data.crop import Box, crop_box
 from rayjepa.views.resample import Filter
 
 
