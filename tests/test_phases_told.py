@@ -8,7 +8,9 @@ import pytest
 from phased import CLIPS, COOL_STEPS, MAIN_STEPS, STEPS, run_of, saved
 
 from rayjepa.cli.derived import require_one_model
+from rayjepa.cli.pretrain import videos_of
 from rayjepa.config import ConfigError, to_yaml
+from rayjepa.data import synthetic
 from rayjepa.report import list_runs, runs_table
 from rayjepa.report.page import page
 from rayjepa.train import folder
@@ -39,6 +41,12 @@ def test_a_phase_that_needs_other_weights_is_refused() -> None:
     require_one_model(run_of())
     with pytest.raises(ValueError, match=r"phases\[cool\]\.set: .* parameters .* as many mask types"):
         require_one_model(run_of(phases=[{"name": "cool", "steps": 2, "set": {"masks.kind": "tube"}}]))
+
+
+def test_masks_that_a_later_phase_cannot_draw_end_the_run_before_it_begins(tmp_path: Path) -> None:
+    cool = {"name": "cool", "steps": 2, "set": {"data.size_px": 8}}  # one patch
+    with pytest.raises(ValueError, match=r"leaves no context on the token grid \(2, 1, 1\)"):
+        videos_of(run_of(phases=[cool], data__videos=str(synthetic.make(tmp_path, 2))))
 
 
 COOL_TEXT = (

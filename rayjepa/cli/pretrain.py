@@ -72,15 +72,19 @@ def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
 def videos_of(run: RunConfig) -> Manifest:
     """The manifest of a run, of all that its streams draw from: read, indexed, or of synthetic videos made now.
 
-    Raises:  ValueError if a stream would have nothing to train on, in any phase.
+    Raises:  ValueError if a stream would have nothing to train on, or masks that leave nothing, in any phase.
     """
+    from rayjepa.masks import splits_for
+
     streams = streams_of(run)
     parts = [(None, _videos(run.data, ""))] if any(stream.source is None for stream in streams) else []
     own = [stream for stream in streams if stream.source is not None]
     parts += [(stream.source, _videos(stream.run.data, f"stream {stream.name}: ")) for stream in own]
     videos = merged(parts) if own else parts[0][1]
     for phase in phases_of(run):
-        Tape(phase.run, videos)
+        sample = Tape(phase.run, videos).spec(0)
+        for stream in streams_of(phase.run):
+            splits_for(stream.run, step=phase.first, specs=[sample])
     return videos
 
 
