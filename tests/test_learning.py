@@ -11,7 +11,7 @@ import torch
 from made_clips import made_spec, square
 
 from rayjepa.bench import learned, learning_chart
-from rayjepa.bench.learning import Kind, Trial, TwinEngine
+from rayjepa.bench.learning import POOLS, Kind, Trial, TwinEngine
 from rayjepa.bench.truth import truth_of
 from rayjepa.cli import main
 from rayjepa.config import RunConfig, resolve
@@ -19,11 +19,12 @@ from rayjepa.data import synthetic
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.columns import SCHEMA
 from rayjepa.data.manifest import Manifest
-from rayjepa.health import clip_features, examine, slot_features
+from rayjepa.health import clip_features, examine, grid_features
 from rayjepa.health.probe import Probe
 from rayjepa.model import build, make_target
 from rayjepa.train.loop import train
 from rayjepa.train.plain import PlainEngine
+from rayjepa.views import to_views
 
 CLIPS = 64
 
@@ -106,12 +107,14 @@ def test_velocity_is_the_way_made_over_the_clip_with_its_bounces() -> None:
         truth_of(Manifest(labelled([free]).table.drop_columns(["label_colour"])), specs[:1])
 
 
-def test_the_features_of_time_slots_average_to_those_of_the_clip() -> None:
+def test_the_features_of_parts_of_the_frame_average_to_those_of_the_clip() -> None:
     run = resolve("tiny", {"cluster.workers": 0})
     target, batches = make_target(build(run).encoder), [clips_at(run, range(3)), clips_at(run, range(3, 5))]
-    slots = slot_features(target, batches, run, device="cpu")
-    assert slots.shape == (5, 2, run.model.width)
-    torch.testing.assert_close(slots.mean(dim=1), clip_features(target, batches, run, device="cpu"))
+    parts = grid_features(target, batches, run, cells=2, device="cpu")
+    assert parts.shape == (5, 2, 2, 2, run.model.width)
+    torch.testing.assert_close(parts.mean(dim=(1, 2, 3)), clip_features(target, batches, run, device="cpu"))
+    corner = target(to_views(batches[0], run, device="cpu"))[-1].unflatten(1, run.grid)[:, 1, 2:, :2]
+    torch.testing.assert_close(parts[:3, 1, 1, 0], corner.mean(dim=(1, 2)))  # second slot, below, left
 
 
 def trial(kind: Kind, seed: int, score: float) -> Trial:
@@ -121,7 +124,7 @@ def trial(kind: Kind, seed: int, score: float) -> Trial:
     return Trial(
         kind=kind,
         seed=seed,
-        probes={f"{label}/{pool}": probe for label in learned.LABELS for pool in ("clip", "slots")},
+        probes={f"{label}/{pool}": probe for label in learned.LABELS for pool in POOLS},
         gauges={"collapse/rankme": 8.0, "collapse/std_mean": 0.2},
         health=[{"step": n, "collapse/rankme": 8.0 * fall**n, "collapse/std_mean": 0.2 * fall**n} for n in steps],
         losses=[{"step": n, "loss/latent": 1.0 / (1 + n)} for n in steps],

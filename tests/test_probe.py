@@ -1,10 +1,18 @@
 import pytest
 import torch
 
-from rayjepa.health.probe import SHARES, Parts, classify, parts_by_video, regress
+from rayjepa.health.probe import SHARES, Parts, Probe, Probes, parts_by_video
 
 VIDEOS = [i // 3 for i in range(900)]
 """Three clips of each of 300 videos."""
+
+
+def regress(features: torch.Tensor, labels: torch.Tensor, parts: Parts) -> Probe:
+    return Probes(features, parts).regress(labels)
+
+
+def classify(features: torch.Tensor, classes: torch.Tensor, parts: Parts) -> Probe:
+    return Probes(features, parts).classify(classes)
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:

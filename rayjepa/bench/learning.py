@@ -22,8 +22,8 @@ from rayjepa.data.clip import ClipSpec
 from rayjepa.data.decoder import Decoder
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.tape import Tape
-from rayjepa.health import clip_features, examine, random_target, slot_features
-from rayjepa.health.probe import Parts, Probe, classify, parts_by_video, regress
+from rayjepa.health import clip_features, examine, grid_features, random_target
+from rayjepa.health.probe import Parts, Probe, Probes, parts_by_video
 from rayjepa.masks import Split
 from rayjepa.model import Prediction, Target, build
 from rayjepa.train.engine import autocast, to_device
@@ -33,8 +33,11 @@ from rayjepa.train.plain import PlainEngine
 
 Kind = Literal["jepa", "twin", "random"]
 """The run as configured, the twin without stop-gradient and average, or an encoder that was never trained."""
-POOLS = ("clip", "slots")
-"""What a probe sees: one mean over all tokens, or one for each time slot, side by side."""
+CELLS = 3
+"""Parts of the frame across and down in the pool `grid`."""
+POOLS = ("clip", "slots", "grid")
+"""What a probe sees: one mean over all tokens; one for each time slot, side by side; or one for each part of the frame
+in each slot. Rotary positions are relative, so that a mean over the frame says little of where, and so of how fast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +72,18 @@ class Exam:
 
     def trial(self, target: Target, run: RunConfig, kind: Kind, **lines: list[Metrics]) -> Trial:
         """All probes of `target`."""
-        slots = slot_features(target, self.clips, run, device="cpu")
-        seen = dict(zip(POOLS, (slots.mean(dim=1), slots.flatten(1)), strict=True))
-        probes: dict[str, Probe] = {}
+        whole, grid = (grid_features(target, self.clips, run, cells=n, device="cpu") for n in (1, CELLS))
+        seen = {"clip": whole.mean(dim=1).flatten(1), "slots": whole.flatten(1), "grid": grid.flatten(1)}
+        scores: dict[str, Probe] = {}
         for pool, features in seen.items():
-            probes[f"velocity/{pool}"] = regress(features, self.truth.velocity, self.parts)
-            probes[f"position/{pool}"] = regress(features, self.truth.position, self.parts)
-            probes[f"identity/{pool}"] = classify(features, self.truth.identity, self.parts)
-            probes[f"colour/{pool}"] = classify(features, self.truth.colour, self.parts)
+            probes = Probes(features, self.parts)
+            scores[f"velocity/{pool}"] = probes.regress(self.truth.velocity)
+            scores[f"position/{pool}"] = probes.regress(self.truth.position)
+            scores[f"identity/{pool}"] = probes.classify(self.truth.identity)
+            scores[f"colour/{pool}"] = probes.classify(self.truth.colour)
         gauges = examine(seen["clip"])
         health, losses = lines.get("health", []), lines.get("losses", [])
-        return Trial(kind=kind, seed=run.seed, probes=probes, gauges=gauges, health=health, losses=losses)
+        return Trial(kind=kind, seed=run.seed, probes=scores, gauges=gauges, health=health, losses=losses)
 
 
 class TwinEngine(PlainEngine):
@@ -101,12 +105,19 @@ class TwinEngine(PlainEngine):
 
 
 def study(
-    run: RunConfig, videos: Manifest, *, seeds: Sequence[int], bank: int, probed: int, say: Callable[[str], None]
+    run: RunConfig,
+    videos: Manifest,
+    *,
+    seeds: Sequence[int],
+    bank: int,
+    probed: int,
+    twin_steps: int,
+    say: Callable[[str], None],
 ) -> list[Trial]:
     """A random encoder, a run and its twin for each of `seeds`, in this process.
 
     `bank` clips are decoded once for each seed and come again in another order, masked anew; `probed` held-out clips
-    are the same for all.
+    are the same for all. The twin has the run's schedules, and is stopped after `twin_steps`.
     Raises:  ValueError if there are no held-out videos, or they have not the labels of synthetic ones.
     """
     torch.set_num_threads(run.train.threads)
@@ -117,8 +128,8 @@ def study(
         own = dataclasses.replace(run, seed=seed)
         trials.append(exam.trial(random_target(own), own, "random"))
         clips = Bank(own, videos, bank)
-        for kind in ("jepa", "twin"):
-            trials.append(trained(own, clips, exam, kind=kind, say=say))
+        trials.append(trained(own, clips, exam, kind="jepa", steps=run.train.steps, say=say))
+        trials.append(trained(own, clips, exam, kind="twin", steps=twin_steps, say=say))
     return trials
 
 
@@ -135,8 +146,10 @@ def held_out(run: RunConfig, videos: Manifest, count: int) -> Exam:
     return Exam(clips, truth, parts)
 
 
-def trained(run: RunConfig, clips: "Bank", exam: Exam, *, kind: Kind, say: Callable[[str], None]) -> Trial:
-    """A run from its first step to its last, through the loop that every run goes through."""
+def trained(
+    run: RunConfig, clips: "Bank", exam: Exam, *, kind: Literal["jepa", "twin"], steps: int, say: Callable[[str], None]
+) -> Trial:
+    """The first `steps` of a run, through the loop that every run goes through."""
     engine_of = PlainEngine
     if kind == "twin":
         run = dataclasses.replace(run, ema=dataclasses.replace(run.ema, momentum=0.0, final_momentum=None))
@@ -144,6 +157,11 @@ def trained(run: RunConfig, clips: "Bank", exam: Exam, *, kind: Kind, say: Calla
     engine = engine_of(run, build(run), device=torch.device("cpu"))
     health: list[Metrics] = []
     losses: list[Metrics] = []
+    now = 0
+
+    def begin(step: int) -> None:
+        nonlocal now
+        now = step
 
     def look(finished: int) -> Mapping[str, Any]:
         health.append({"step": finished, **exam.gauges(engine.target, run)})
@@ -159,7 +177,18 @@ def trained(run: RunConfig, clips: "Bank", exam: Exam, *, kind: Kind, say: Calla
         losses.append({"step": metrics["step"] + 1, **{k: v for k, v in metrics.items() if k.startswith("loss/")}})
 
     try:
-        train(engine, clips.batches(run), run, start=0, report=report, health=look)
+        train(
+            engine,
+            clips.batches(run),
+            run,
+            start=0,
+            report=report,
+            health=look,
+            begin=begin,
+            stop=lambda: now + 1 >= steps,
+        )
+        if health[-1]["step"] != now + 1:
+            look(now + 1)
         return exam.trial(engine.target, run, kind, health=health, losses=losses)
     finally:
         engine.close()

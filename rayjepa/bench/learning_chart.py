@@ -40,7 +40,7 @@ def svg(trials: Sequence[Trial], table: Sequence[Row]) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="{MARGIN}" y="28" font-size="15" font-weight="600">{title}</text>',
         *_legend(54),
-        *_probes([row for row in table if row.pool == "clip"], top),
+        *_probes([row for row in table if row.pool == CLAIMED.get(row.label, "clip")], top),
     ]
     wide = (WIDTH - 2 * MARGIN - 2 * GAP + 20) / 3
     for place, (key, name) in enumerate(GAUGES.items()):

@@ -249,7 +249,14 @@ def _bench_learning(args: argparse.Namespace) -> int:
 
     pairs = overrides_from(args.overrides)
     return learning(
-        args.preset, pairs, seeds=args.seeds, bank=args.bank, probed=args.probed, out=args.json, plot=args.plot
+        args.preset,
+        pairs,
+        seeds=args.seeds,
+        bank=args.bank,
+        probed=args.probed,
+        twin_steps=args.twin_steps,
+        out=args.json,
+        plot=args.plot,
     )
 
 

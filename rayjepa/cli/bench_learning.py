@@ -18,6 +18,7 @@ def learning(
     seeds: str,
     bank: int,
     probed: int,
+    twin_steps: int,
     out: Path | None,
     plot: Path | None,
 ) -> int:
@@ -28,15 +29,18 @@ def learning(
     run = resolve(preset, {"train.engine": "plain", "cluster.workers": 0, **overrides})
     if run.streams or run.phases:
         raise ValueError("bench learning takes runs of one stream and one phase; leave streams and phases away")
-    if bank < run.train.clips or probed < 1:
-        raise ValueError(f"--bank {bank} must be at least train.clips={run.train.clips}, and --probed {probed} 1")
+    if bank < run.train.clips or probed < 1 or twin_steps < 1:
+        raise ValueError(
+            f"--bank {bank} must be at least train.clips={run.train.clips}; --probed {probed} and --twin-steps "
+            f"{twin_steps} at least 1"
+        )
     videos = videos_of(run)
     from rayjepa.bench import learned, learning_chart
     from rayjepa.bench.learning import study
 
     load, began = os.getloadavg()[0], time.monotonic()
     cpu = time.process_time()
-    trials = study(run, videos, seeds=chosen, bank=bank, probed=probed, say=_progress)
+    trials = study(run, videos, seeds=chosen, bank=bank, probed=probed, twin_steps=twin_steps, say=_progress)
     took = {
         "cores": len(os.sched_getaffinity(0)),
         "load_before": load,

@@ -265,7 +265,10 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     learning.add_argument("--preset", default="learning")
     learning.add_argument("--seeds", default="0,1,2", metavar="N,N,…", help="one run each; default 0,1,2")
     learning.add_argument("--bank", type=int, default=4096, help="training clips decoded for a seed; default 4096")
-    learning.add_argument("--probed", type=int, default=3000, help="held-out clips for the probes; default 3000")
+    learning.add_argument("--probed", type=int, default=3600, help="held-out clips for the probes; default 3600")
+    learning.add_argument(
+        "--twin-steps", type=int, default=400, help="steps of the run that must collapse; default 400"
+    )
     learning.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
     learning.set_defaults(verb="bench_learning")
     for part in (feed, decode, soak, step, learning):

@@ -1,6 +1,6 @@
 """Whether the representation is alive: its rank and spread on held-out clips, beside a floor and a ceiling."""
 
-from rayjepa.health.features import clip_features, gathered, most_passes, random_target, share, slot_features
+from rayjepa.health.features import clip_features, gathered, grid_features, most_passes, random_target, share
 from rayjepa.health.gauges import ceiling, examine, feature_std, rankme
 
 __all__ = [
@@ -9,9 +9,9 @@ __all__ = [
     "examine",
     "feature_std",
     "gathered",
+    "grid_features",
     "most_passes",
     "random_target",
     "rankme",
     "share",
-    "slot_features",
 ]

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,16 +45,17 @@ def clip_features(
 
 
 @torch.no_grad()
-def slot_features(
-    target: Target, batches: Sequence[ClipBatch], run: RunConfig, *, device: torch.device | str
-) -> Float[Tensor, "n T D"]:
-    """One float32 vector per time slot of each clip of `batches`: the mean over the slot's tokens at the last level.
+def grid_features(
+    target: Target, batches: Sequence[ClipBatch], run: RunConfig, *, cells: int, device: torch.device | str
+) -> Float[Tensor, "n T {cells} {cells} D"]:
+    """Float32 means over the tokens at the last level, of `cells` x `cells` parts of the frame in each time slot.
 
-    Their mean over slots is what `clip_features` gives.
+    Of a grid that is no multiple of `cells`, parts overlap by a token. With 1 cell, the mean over slots is what
+    `clip_features` gives.
     """
-    slots, height, width = run.grid
     rows = [target(to_views(batch, run, device=device))[-1].float() for batch in batches]
-    return torch.cat([row.unflatten(1, (slots, height * width)).mean(dim=2) for row in rows])
+    maps = torch.cat([row.unflatten(1, run.grid).permute(0, 4, 1, 2, 3) for row in rows])
+    return F.adaptive_avg_pool3d(maps, (run.grid[0], cells, cells)).permute(0, 2, 3, 4, 1)
 
 
 def gathered(features: Float[Tensor, "n D"], world: int) -> Float[Tensor, "total D"]:

@@ -4,7 +4,7 @@ Ridge regression in closed form, so that equal features give equal figures on an
 validation part, never on the test part, and every video is in one part only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,57 +56,52 @@ def parts_by_video(videos: Sequence[int], *, seed: int = 0) -> Parts:
     return Parts(fit=fit, choose=choose, test=test)
 
 
-def regress(features: Float[Tensor, "n D"], labels: Float[Tensor, "n K"], parts: Parts) -> Probe:
-    """R² of the labels, mean over the K of them; 0 is what their mean would get, below 0 is worse than that."""
-    truth = labels.double().cpu()
+class Probes:
+    """Linear probes of the same features, for any number of labels.
 
-    def score(guess: Float64[Tensor, "m K"], rows: Int64[Tensor, " m"]) -> float:
-        left = (truth[rows] - guess).square().sum(dim=0)
-        return float((1 - left / (truth[rows] - truth[rows].mean(dim=0)).square().sum(dim=0)).mean())
-
-    guesses = _ridge(features, truth, parts.fit)
-    chosen = max(range(len(STRENGTHS)), key=lambda k: score(guesses[k, parts.choose], parts.choose))
-    return Probe(
-        score=score(guesses[chosen, parts.test], parts.test),
-        chance=0.0,
-        strength=STRENGTHS[chosen],
-        clips=len(parts.test),
-    )
-
-
-def classify(features: Float[Tensor, "n D"], classes: Int64[Tensor, " n"], parts: Parts) -> Probe:
-    """Accuracy of the class whose indicator ridge regression puts highest."""
-    truth = classes.cpu()
-
-    def score(guess: Float64[Tensor, "m C"], rows: Int64[Tensor, " m"]) -> float:
-        return float((guess.argmax(dim=-1) == truth[rows]).double().mean())
-
-    indicators = torch.nn.functional.one_hot(truth).double()
-    guesses = _ridge(features, indicators, parts.fit)
-    chosen = max(range(len(STRENGTHS)), key=lambda k: score(guesses[k, parts.choose], parts.choose))
-    commonest = truth[parts.fit].bincount().argmax()
-    return Probe(
-        score=score(guesses[chosen, parts.test], parts.test),
-        chance=float((truth[parts.test] == commonest).double().mean()),
-        strength=STRENGTHS[chosen],
-        clips=len(parts.test),
-    )
-
-
-def _ridge(
-    features: Float[Tensor, "n D"], labels: Float64[Tensor, "n K"], fit: Int64[Tensor, " f"]
-) -> Float64[Tensor, "S n K"]:
-    """Guesses for all rows at each of `STRENGTHS`, from the rows `fit` alone; the mean is not shrunk.
-
-    Features are scaled to unit variance over `fit`; one that does not vary there takes no part. In float64 by one
-    singular value decomposition, which no collinearity upsets.
+    Features are scaled to unit variance over the part to fit; one that does not vary there takes no part. In float64,
+    by one singular value decomposition, which no collinearity upsets.
     """
-    x = features.detach().double().cpu()
-    mean, spread = x[fit].mean(dim=0), x[fit].std(dim=0, correction=0)
-    varies = spread > 1e-9 * spread.max().clamp(min=1e-300)
-    x = torch.where(varies, (x - mean) / torch.where(varies, spread, 1.0), 0.0)
-    left, values, right = (torch.as_tensor(part) for part in np.linalg.svd(x[fit].numpy(), full_matrices=False))
-    centre = labels[fit].mean(dim=0)
-    along = left.mT @ (labels[fit] - centre)
-    shrunk = torch.stack([values / (values.square() + strength * len(fit)) for strength in STRENGTHS])
-    return x @ (right.mT @ (shrunk[:, :, None] * along)) + centre
+
+    def __init__(self, features: Float[Tensor, "n D"], parts: Parts) -> None:
+        self.parts = parts
+        x = features.detach().double().cpu()
+        mean, spread = x[parts.fit].mean(dim=0), x[parts.fit].std(dim=0, correction=0)
+        varies = spread > 1e-9 * spread.max().clamp(min=1e-300)
+        self._x = torch.where(varies, (x - mean) / torch.where(varies, spread, 1.0), 0.0)
+        found = np.linalg.svd(self._x[parts.fit].numpy(), full_matrices=False)
+        self._left, self._values, self._right = (torch.as_tensor(part) for part in found)
+
+    def regress(self, labels: Float[Tensor, "n K"]) -> Probe:
+        """R² of the labels, mean over the K of them; 0 is what their mean would get, below 0 is worse than that."""
+        truth = labels.double().cpu()
+
+        def score(guess: Float64[Tensor, "m K"], rows: Int64[Tensor, " m"]) -> float:
+            left = (truth[rows] - guess).square().sum(dim=0)
+            return float((1 - left / (truth[rows] - truth[rows].mean(dim=0)).square().sum(dim=0)).mean())
+
+        return self._best(truth, score, chance=0.0)
+
+    def classify(self, classes: Int64[Tensor, " n"]) -> Probe:
+        """Accuracy of the class whose indicator ridge regression puts highest."""
+        truth = classes.cpu()
+
+        def score(guess: Float64[Tensor, "m C"], rows: Int64[Tensor, " m"]) -> float:
+            return float((guess.argmax(dim=-1) == truth[rows]).double().mean())
+
+        commonest = truth[self.parts.fit].bincount().argmax()
+        chance = float((truth[self.parts.test] == commonest).double().mean())
+        return self._best(torch.nn.functional.one_hot(truth).double(), score, chance=chance)
+
+    def _best(self, labels: Float64[Tensor, "n K"], score: Callable[[Tensor, Tensor], float], *, chance: float) -> Probe:
+        """The probe of the strength that is best on the part to choose, scored on the part to test."""
+        fit, choose, test = self.parts.fit, self.parts.choose, self.parts.test
+        centre = labels[fit].mean(dim=0)
+        along = self._left.mT @ (labels[fit] - centre)
+
+        def guess(strength: float, rows: Int64[Tensor, " m"]) -> Float64[Tensor, "m K"]:
+            shrunk = self._values / (self._values.square() + strength * len(fit))  # the mean is not shrunk
+            return self._x[rows] @ (self._right.mT @ (shrunk[:, None] * along)) + centre
+
+        strength = max(STRENGTHS, key=lambda s: score(guess(s, choose), choose))
+        return Probe(score=score(guess(strength, test), test), chance=chance, strength=strength, clips=len(test))
