@@ -124,12 +124,18 @@ def study(
     exam = held_out(run, videos, probed)
     say(f"{len(exam.truth.videos)} held-out clips of {len(set(exam.truth.videos))} videos")
     trials: list[Trial] = []
+
+    def note(trial: Trial) -> None:
+        trials.append(trial)
+        scores = ", ".join(f"{name} {probe.score:.3f}" for name, probe in trial.probes.items())
+        say(f"seed {trial.seed}, {trial.kind}: {scores}")
+
     for seed in seeds:
         own = dataclasses.replace(run, seed=seed)
-        trials.append(exam.trial(random_target(own), own, "random"))
+        note(exam.trial(random_target(own), own, "random"))
         clips = Bank(own, videos, bank)
-        trials.append(trained(own, clips, exam, kind="jepa", steps=run.train.steps, say=say))
-        trials.append(trained(own, clips, exam, kind="twin", steps=twin_steps, say=say))
+        note(trained(own, clips, exam, kind="jepa", steps=run.train.steps, say=say))
+        note(trained(own, clips, exam, kind="twin", steps=twin_steps, say=say))
     return trials
 
 

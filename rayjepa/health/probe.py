@@ -93,7 +93,9 @@ class Probes:
         chance = float((truth[self.parts.test] == commonest).double().mean())
         return self._best(torch.nn.functional.one_hot(truth).double(), score, chance=chance)
 
-    def _best(self, labels: Float64[Tensor, "n K"], score: Callable[[Tensor, Tensor], float], *, chance: float) -> Probe:
+    def _best(
+        self, labels: Float64[Tensor, "n K"], score: Callable[[Tensor, Tensor], float], *, chance: float
+    ) -> Probe:
         """The probe of the strength that is best on the part to choose, scored on the part to test."""
         fit, choose, test = self.parts.fit, self.parts.choose, self.parts.test
         centre = labels[fit].mean(dim=0)
