@@ -161,6 +161,18 @@ def test_what_clips_share_is_decoded_once(footage: Footage) -> None:
     assert [effort.sent for effort in efforts if isinstance(effort, Effort)] == [alone.sent] * 3
 
 
+@pytest.mark.parametrize("name", ["open_gop.mp4", "open_hevc.mp4"])
+def test_a_clip_behind_a_gap_in_open_groups_is_the_clip_alone(footage: Footage, name: str) -> None:
+    path = str(footage(name))
+    specs = [clip_spec(start_s=1.375, frames=2, fps=4.0), clip_spec(start_s=0.0, frames=2, fps=4.0)]
+    at_once, alone = ([bytearray(spec.nbytes) for spec in specs] for _ in range(2))
+    efforts = decode_clips(path, specs, at_once)
+    assert all(isinstance(effort, Effort) and not effort.missing for effort in efforts)
+    for spec, out in zip(specs, alone, strict=True):
+        decode_clip(path, spec, out)
+    assert at_once == alone
+
+
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_clips_at_once_are_the_clips_alone(footage: Footage, data: st.DataObject) -> None:

@@ -93,7 +93,9 @@ def _probes(table: Sequence[Row], top: int) -> list[str]:
                 f'<circle cx="{x + 8 * (k - (len(scores) - 1) / 2):.1f}" cy="{y(score)}" r="4" fill-opacity="0.6"/>'
                 for k, score in enumerate(scores)
             ]
-            parts.append(f'<text x="{x:.1f}" y="{y(max(scores)) - 9}" text-anchor="middle">{mean:.2f}</text></g>')
+            parts.append(
+                f'<text x="{x:.1f}" y="{y(max(scores)) - 9}" text-anchor="middle">{round(mean, 2) + 0.0:.2f}</text></g>'
+            )
         weight = ' font-weight="600"' if row.label in CLAIMED else ""
         parts.append(
             f'<text x="{left + wide / 2:.1f}" y="{top + PROBES + 20}" text-anchor="middle"{weight}>'

@@ -100,12 +100,14 @@ class _Pass:
         video.hold_back(reorder_depth(self.table))
         try:
             for i in sorted(owners):
+                if i and i - 1 not in owners and self.table[i][1]:
+                    # A key frame after a gap is to the decoder like the first: what it knew of the frames before could
+                    # make it take those behind an open group's key frame for broken, or too late to show.
+                    self._drain(video, everyone)
+                    video.context.flush_buffers()
                 video.context.skip_frame = "DEFAULT" if i in picked else sparing
                 self._send(video, self.packets[i], owners[i], everyone)
-            waiting = [clip for clip in everyone if clip.is_waiting]
-            if waiting:  # what reordering still holds back comes out without decoding more
-                video.context.skip_frame = "DEFAULT"
-                self._send(video, None, waiting, waiting)
+            self._drain(video, everyone)
         except BadVideo as error:
             for clip in everyone:
                 if clip.is_waiting:
@@ -114,6 +116,13 @@ class _Pass:
             if clip.failure is None:
                 with clip.attempt():
                     clip.fill_gaps()
+
+    def _drain(self, video: Video, clips: list[Filling]) -> None:
+        """What reordering still holds back comes out without decoding more."""
+        waiting = [clip for clip in clips if clip.is_waiting]
+        if waiting:
+            video.context.skip_frame = "DEFAULT"
+            self._send(video, None, waiting, waiting)
 
     def _send(self, video: Video, packet: Packet | None, owners: list[Filling], takers: list[Filling]) -> None:
         tally = Effort()
