@@ -16,7 +16,8 @@ from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import ClipSpec, Window
 from rayjepa.data.decode import decode_clip, probe
 from rayjepa.data.decoder import Decoder
-from rayjepa.data.manifest import Manifest, index
+from rayjepa.data.indexing import index
+from rayjepa.data.manifest import Manifest
 from rayjepa.data.tape import Tape
 from rayjepa.data.transcode import jobs_of
 from rayjepa.views import MEAN, STD, to_views

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from rayjepa.config import DataConfig
 from rayjepa.data import synthetic
 from rayjepa.data.columns import SCHEMA
-from rayjepa.data.manifest import SPLIT_FROM, Manifest, _split, index, read, write
+from rayjepa.data.indexing import _split, index
+from rayjepa.data.manifest import SPLIT_FROM, Manifest, read, write
 from rayjepa.data.sources import list_videos
 
 CFG = DataConfig(frames=4, fps=8.0, size_px=32)
@@ -369,13 +370,13 @@ def test_what_is_not_a_manifest_is_refused_with_the_columns_at_fault(tmp_path: P
     with pytest.raises(ValueError, match=r"not a usable manifest: .*[Pp]arquet.*; make it again"):
         read(path)
     pq.write_table(pa.table({"uri": pa.array(["/a"], pa.large_string()), "path": ["/a"]}), path)
-    with pytest.raises(ValueError, match=r"missing column\(s\) bytes, .* and unknown column\(s\) path; "):
+    with pytest.raises(ValueError, match=r"missing column\(s\) shard, .*bytes, .* and unknown column\(s\) path; "):
         read(path)
     pq.write_table(table(1), path)
     with pytest.raises(ValueError, match="right columns, but no format version"):
         read(path)
     pq.write_table(table(1).replace_schema_metadata({"rayjepa.manifest": "99"}), path)
-    with pytest.raises(ValueError, match="format version 99, and this code reads 2 and 3"):
+    with pytest.raises(ValueError, match="format version 99, and this code reads 2, 3 and 4"):
         read(path)
 
 

@@ -12,7 +12,7 @@ from phased import CLIPS, COOL_STEPS, MAIN_STEPS, STEPS, run_of
 from safetensors.numpy import load_file
 
 from rayjepa.config import RunConfig, phase_at, phases_of, resolve
-from rayjepa.data import manifest, synthetic
+from rayjepa.data import indexing, synthetic
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.decoders import Decoders
 from rayjepa.data.manifest import Manifest
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     source = synthetic.make(tmp_path_factory.mktemp("videos"), 6)
-    return manifest.index(str(source), cfg=run_of().data)
+    return indexing.index(str(source), cfg=run_of().data)
 
 
 def begun(videos: Manifest, home: Path) -> tuple[RunConfig, Path]:

@@ -9,7 +9,7 @@ import pytest
 
 from rayjepa.cli import main
 from rayjepa.config import resolve
-from rayjepa.data import manifest, synthetic
+from rayjepa.data import indexing, manifest, synthetic
 from rayjepa.report import printed, read_digest, write_report
 from rayjepa.train.ahead import cover, longest_wait_s, seconds_ahead
 from rayjepa.train.attempts import record_attempt
@@ -119,7 +119,7 @@ def listed(tmp_path: Path) -> tuple[Path, manifest.Manifest]:
     videos.mkdir()
     for number in range(40):
         os.link(made / f"{number % 2:06d}.mp4", videos / f"{number:02d}.mp4")
-    table = manifest.index(videos, cfg=resolve("tiny", {"data.holdout": 0.3}).data)
+    table = indexing.index(videos, cfg=resolve("tiny", {"data.holdout": 0.3}).data)
     assert len(table.holdout_rows) >= 2
     manifest.write(table, tmp_path / "m.parquet")
     return tmp_path / "m.parquet", table

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from rayjepa.cli import main
-from rayjepa.config import RunConfig, resolve
-from rayjepa.data import manifest, synthetic
+from rayjepa.config import RunConfig, prefetch_of, resolve
+from rayjepa.data import indexing, manifest, synthetic
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.tape import Tape
 from rayjepa.train import folder, history
@@ -79,7 +79,7 @@ def test_the_message_names_knobs_in_order_with_their_values() -> None:
         "zero.stage=1",
         "data.frames=4",
         "data.size_px=32",
-        "cluster.prefetch=2",
+        f"cluster.prefetch={prefetch_of(run)}",
         "cluster.decoders=1",
         "cluster.object_store_gib=0.2",
     ]
@@ -153,7 +153,7 @@ def test_the_rank_that_was_short_is_heard_above_those_that_lost_it() -> None:
     killed = ray.exceptions.OutOfMemoryError("Memory on the node (IP: 10.0.0.1) was 23.0GB / 24.0GB. More words")
     text = completed(cause(WorkerGroupError("", {0: lost, 1: killed})), _run())
     assert text.startswith(f"{SHORT} on a node: Ray ended a worker (Memory on the node (IP: 10.0.0.1) was")
-    assert "cluster.prefetch=2" in text
+    assert f"cluster.prefetch={prefetch_of(_run())}" in text
 
 
 # A rank of its own: rank 1's stream asks for more memory than there is, rank 0's goes on.
@@ -176,7 +176,7 @@ def _one_rank(out: Path) -> str:
 @pytest.mark.dist
 @pytest.mark.slow
 def test_one_short_rank_ends_at_once_and_leaves_no_other_waiting(tmp_path: Path) -> None:
-    videos = manifest.index(str(synthetic.make(tmp_path / "videos", 24)), cfg=_run().data)
+    videos = indexing.index(str(synthetic.make(tmp_path / "videos", 24)), cfg=_run().data)
     run = _run(name="run", out=str(tmp_path), train__engine="plain", train__steps=4)
     run_dir, _ = folder.create(run, videos, preset="tiny")
     history.begin_attempt(run_dir, owner="me", world=2)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rayjepa.config import RunConfig, resolve
-from rayjepa.data import manifest, synthetic
+from rayjepa.data import indexing, manifest, synthetic
 from rayjepa.data.tape import Tape
 from rayjepa.train.history import coverage
 
@@ -38,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     videos = synthetic.make(home, 24)
     options = {"data.decode_cpu_s": 4, "data.decode_wall_s": 8, "data.retries": 0, "data.holdout": 0, "train.steps": 12}
     run = resolve("tiny", {"data.videos": str(videos), "cluster.decoders": 2, **options})
-    table = manifest.index(str(videos), cfg=run.data)
+    table = indexing.index(str(videos), cfg=run.data)
     manifest.write(table, home / "m.parquet")
     bad = [Path(table.uri(int(row))).name for row in table.train_rows[:2]]
     with pytest.MonkeyPatch.context() as patch:

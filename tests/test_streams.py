@@ -12,8 +12,8 @@ from test_tape import manifest
 
 from rayjepa.cli.derived import warnings_of
 from rayjepa.config import ConfigError, RunConfig, phases_of, quantum_of, resolve, settled, streams_of
+from rayjepa.data import indexing, synthetic
 from rayjepa.data import manifest as manifests
-from rayjepa.data import synthetic
 from rayjepa.data.columns import SCHEMA
 from rayjepa.data.decoders import Decoders
 from rayjepa.data.manifest import Manifest
@@ -95,7 +95,9 @@ def test_streams_that_do_not_fit_are_refused_with_the_numbers(
 def two_sources() -> Manifest:
     """Ten videos of the run, held out from the ninth on, and five images of stream images."""
     images = manifest([0.04] * 5).table
-    images = images.set_column(2, SCHEMA.field("container"), pa.array(["png_pipe"] * 5))
+    images = images.set_column(
+        SCHEMA.get_field_index("container"), SCHEMA.field("container"), pa.array(["png_pipe"] * 5)
+    )
     return merged([(None, manifest([5.0] * 10, holdout={8, 9})), ("images", Manifest(images))])
 
 
@@ -180,8 +182,8 @@ def test_what_is_held_out_of_one_source_is_held_out_of_all() -> None:
     one, other = manifest([5.0] * 4, holdout={1}), manifest([5.0] * 3)
     both = merged([(None, one), ("other", other)])
     assert both.column("split").to_pylist() == ["train", "holdout", "train", "train", "train", "holdout", "train"]
-    assert both.column("source").to_pylist() == [None] * 4 + ["other"] * 3
-    assert (both.of_source(None).sum(), both.of_source("other").sum(), both.of_source("absent").sum()) == (4, 3, 0)
+    assert both.column("stream").to_pylist() == [None] * 4 + ["other"] * 3
+    assert (both.of_stream(None).sum(), both.of_stream("other").sum(), both.of_stream("absent").sum()) == (4, 3, 0)
     assert both.fingerprint != merged([(None, one), ("another", other)]).fingerprint
 
 
@@ -193,13 +195,27 @@ def test_labels_of_two_sources_stand_side_by_side_unless_their_types_differ() ->
         merged([(None, labelled), ("b", text)])
 
 
+NEW = ("shard", "offset", "cell", "modified", "hash", "source", "head", "tail", "key_s", "key_bytes")
+"""Columns of version 4."""
+
+
 def test_a_manifest_of_before_streams_is_read_and_keeps_its_fingerprint(tmp_path: Path) -> None:
     table = manifest([5.0, 6.0, 7.0], holdout={1})
-    old = table.table.drop_columns(["source"]).replace_schema_metadata({"rayjepa.manifest": "2"})
+    old = table.table.drop_columns([*NEW, "stream"]).replace_schema_metadata({"rayjepa.manifest": "2"})
     pq.write_table(old, tmp_path / "old.parquet")
     found = manifests.read(tmp_path / "old.parquet")
     assert found == table
     assert found.fingerprint == table.fingerprint == "c56f34d3d37fed3cb023c736d5c6fd85"
+
+
+def test_what_version_3_calls_a_source_is_a_stream(tmp_path: Path) -> None:
+    both = merged([(None, manifest([5.0] * 4)), ("other", manifest([5.0] * 3))])
+    names = ["source" if name == "stream" else name for name in both.table.column_names if name not in NEW]
+    old = both.table.drop_columns(NEW).rename_columns(names).replace_schema_metadata({"rayjepa.manifest": "3"})
+    pq.write_table(old, tmp_path / "old.parquet")
+    found = manifests.read(tmp_path / "old.parquet")
+    assert found == both
+    assert found.fingerprint == both.fingerprint
 
 
 # ---------------------------------------------------------------- a run
@@ -233,7 +249,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Manifest]
         | {"train.accumulation": 4, "model.width": 12, "report.every_steps": 3},
     )
     parts = [(None, str(videos)), ("images", f"{home}/*.png")]
-    return run, merged([(name, manifests.index(source, cfg=run.data, processes=1)) for name, source in parts])
+    return run, merged([(name, indexing.index(source, cfg=run.data, processes=1)) for name, source in parts])
 
 
 def test_a_run_of_videos_of_two_lengths_and_images_trains_every_sample_and_both_tokenisers(

@@ -17,7 +17,7 @@ import yaml
 from rayjepa.config import dump, resolve
 from rayjepa.config.space import parse_space
 from rayjepa.config.sweep import plan_sweep
-from rayjepa.data import synthetic
+from rayjepa.data import indexing, synthetic
 from rayjepa.health.scores import SCORES
 from rayjepa.report import list_runs
 from rayjepa.train.history import coverage, read_history
@@ -272,11 +272,10 @@ def test_a_metric_that_must_not_choose_is_refused(
 
 
 def test_early_stopping_remembers_what_trials_had_reached_when_the_driver_died(tmp_path: Path) -> None:
-    from rayjepa.data import manifest
     from rayjepa.on_ray.search import Halving, Search
 
     plan = plan_sweep("tiny", parse_space(SPACE), {})
-    videos = manifest.index(str(synthetic.make(tmp_path / "v", 4)), cfg=plan.base.data)
+    videos = indexing.index(str(synthetic.make(tmp_path / "v", 4)), cfg=plan.base.data)
     before = Search(plan, tmp_path, videos)
     for name, value in (("a", 9.0), ("b", 7.0)):
         before.suggest(name)

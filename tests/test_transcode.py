@@ -15,7 +15,7 @@ from footage import make_video
 
 from rayjepa.cli import main
 from rayjepa.config import DataConfig, resolve
-from rayjepa.data import gain, manifest
+from rayjepa.data import gain, indexing, manifest
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.recipe import Recipe
 from rayjepa.data.transcode import MANIFEST, RECIPE, RECORD, UNFINISHED, Outcome, name_of, work_in
@@ -50,7 +50,7 @@ def videos(footage: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def listed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of that folder."""
     path = tmp_path_factory.mktemp("listed") / "manifest.parquet"
-    manifest.write(manifest.index(videos, cfg=DataConfig()), path)
+    manifest.write(indexing.index(videos, cfg=DataConfig()), path)
     return path
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rayjepa.cli.units import duration, flop, in_bytes, rate_of
-from rayjepa.config import RunConfig
+from rayjepa.config import RunConfig, prefetch_of
 from rayjepa.masks import is_padded, names
 from rayjepa.train.budget import DECODE_DEFAULT, DECODE_S, Budget, decode_s
 from rayjepa.train.footprint import ENGINES, Engine
@@ -117,7 +117,7 @@ def _feed(run: RunConfig, found: Budget) -> list[tuple[str, str]]:
     if assumed:
         lines += [("", line) for line in others if not line.startswith(DECODE_DEFAULT)]
     bytes_per_s = found.clip_bytes * found.clips_per_s
-    ahead = run.cluster.prefetch * run.micro_batch * found.clip_bytes
+    ahead = prefetch_of(run) * run.micro_batch * found.clip_bytes
     lines += [
         ("stream", f"{in_bytes(bytes_per_s)}/s, {in_bytes(bytes_per_s / run.ranks)}/s to each worker"),
         ("", f"{in_bytes(found.clip_bytes)} a clip; {in_bytes(ahead)} held ready by each (cluster.prefetch)"),

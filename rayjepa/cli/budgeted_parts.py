@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rayjepa.cli.budgeted import lines_of, memory_remarks, memory_table, rate_remarks, table_of
 from rayjepa.cli.units import duration, flop, in_bytes, rate_of
-from rayjepa.config import RunConfig
+from rayjepa.config import RunConfig, prefetch_of
 from rayjepa.masks import is_padded, names
 from rayjepa.train.budget import DECODE_DEFAULT, Part, PhaseBudget, RunBudget, decode_s
 
@@ -107,7 +107,9 @@ def _feed(console: Console, run: RunConfig, found: RunBudget) -> None:
     table = table_of("feed", "", "decode cores", "a GPU", "stream", "to each worker", "held ready by each")
     for phase in found.phases:
         cores, flow = phase.decode_cores, phase.clip_bytes * phase.clips_per_s
-        ahead = run.cluster.prefetch * phase.phase.run.micro_batch * max(p.budget.clip_bytes for p in phase.parts)
+        ahead = (
+            prefetch_of(phase.phase.run) * phase.phase.run.micro_batch * max(p.budget.clip_bytes for p in phase.parts)
+        )
         flows = f"{in_bytes(flow)}/s", f"{in_bytes(flow / run.ranks)}/s"
         table.add_row(phase.phase.name, rate_of(cores), rate_of(cores / run.ranks), *flows, in_bytes(ahead))
     console.print(table)

@@ -12,9 +12,10 @@ from rayjepa.cli.derived import derived, require_one_model, warnings_of
 from rayjepa.cli.display import display
 from rayjepa.cli.stopping import stop_on_signal
 from rayjepa.config import DataConfig, RunConfig, describe, phases_of, resolve, settled, streams_of
-from rayjepa.data import manifest, synthetic
+from rayjepa.data import indexing, manifest, synthetic
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.merge import merged
+from rayjepa.data.probing import Verify
 from rayjepa.data.tape import Tape
 from rayjepa.train import folder
 from rayjepa.train.outcome import Outcome
@@ -98,11 +99,11 @@ def _videos(data: DataConfig, whose: str) -> Manifest:
     return videos
 
 
-def indexed(source: str, cfg: DataConfig, *, labels: Path | None = None, verify: manifest.Verify = "quick") -> Manifest:
+def indexed(source: str, cfg: DataConfig, *, labels: Path | None = None, verify: Verify = "quick") -> Manifest:
     """The manifest of a source, with a line of progress."""
     what = f"index {source}" if verify == "quick" else f"index {source}, decoding all of it"
     with _counting(what, "files") as progress:
-        return manifest.index(source, cfg=cfg, labels=labels, verify=verify, progress=progress)
+        return indexing.index(source, cfg=cfg, labels=labels, verify=verify, progress=progress)
 
 
 def _synthetic(cfg: DataConfig) -> Path:

@@ -8,10 +8,20 @@ from rayjepa.config.model import (
     ObjectiveConfig,
     PredictorConfig,
 )
-from rayjepa.config.parts import Phase, Stream, phase_at, phases_of, quantum_of, settled, streams_of
+from rayjepa.config.parts import (
+    Phase,
+    Stream,
+    block_of,
+    phase_at,
+    phases_of,
+    prefetch_of,
+    quantum_of,
+    settled,
+    streams_of,
+)
 from rayjepa.config.resolve import ConfigError, describe, dump, models, presets, resolve, to_yaml
 from rayjepa.config.run import PhaseConfig, RunConfig, StreamConfig
-from rayjepa.config.sections import DataConfig, ViewsConfig
+from rayjepa.config.sections import DataConfig, SourceConfig, ViewsConfig
 from rayjepa.config.training import (
     CheckpointConfig,
     ClusterConfig,
@@ -43,16 +53,19 @@ __all__ = [
     "ProfileConfig",
     "ReportConfig",
     "RunConfig",
+    "SourceConfig",
     "Stream",
     "StreamConfig",
     "TrainConfig",
     "ViewsConfig",
     "ZeroConfig",
+    "block_of",
     "describe",
     "dump",
     "models",
     "phase_at",
     "phases_of",
+    "prefetch_of",
     "presets",
     "quantum_of",
     "resolve",

@@ -17,6 +17,12 @@ MAIN = "main"
 """Name of the phase that train.steps counts."""
 VIDEO = "video"
 """Name of the only stream of a run without streams."""
+BLOCK_BYTES = 4 << 20
+"""Bytes below which a block of the stream is mostly overhead: Ray Data spends some milliseconds on each."""
+MOST_IN_BLOCK = 16
+AHEAD_SHARE = 0.25
+"""Share of the object store for what all ranks hold ready; Ray Data gives half of it to what is being decoded."""
+MOST_AHEAD = 64
 FIXED = ("name", "out", "seed", "model", "predictor", "cluster", "zero", "profile", "streams", "phases")
 """Sections and knobs that are the same in all phases: the weights go on, and so does the tape."""
 FIXED_KEYS = (
@@ -112,6 +118,25 @@ def streams_of(run: RunConfig) -> tuple[Stream, ...]:
         own = _with(plain, dotted(cfg.set), where)
         streams.append(Stream(name=cfg.name, weight=cfg.weight, run=own, source=source))
     return tuple(streams)
+
+
+def block_of(run: RunConfig) -> int:
+    """Micro-batches of one rank that make a block of the stream: cluster.block, or as many as make one worth sending.
+
+    A stream moves some tens of blocks a second, whatever is in them.
+    """
+    return run.cluster.block or max(1, min(MOST_IN_BLOCK, -(-BLOCK_BYTES // _micro_batch_bytes(run))))
+
+
+def prefetch_of(run: RunConfig) -> int:
+    """Micro-batches that each rank holds ready: cluster.prefetch, or as many as its part of the object store holds."""
+    share = int(run.cluster.object_store_gib * AHEAD_SHARE * 2**30) // run.ranks
+    return run.cluster.prefetch or max(2, min(MOST_AHEAD, share // _micro_batch_bytes(run)))
+
+
+def _micro_batch_bytes(run: RunConfig) -> int:
+    """Bytes of a rank's largest micro-batch."""
+    return run.micro_batch * max(stream.run.data.clip_bytes for stream in streams_of(run))
 
 
 def quantum_of(run: RunConfig) -> int:

@@ -23,12 +23,28 @@ def ordered(pair: tuple[float, float], key: str, low: float, high: float) -> Non
 
 
 @section
+class SourceConfig:
+    name: str
+    """Name of the source, as the manifest's column `source` has it."""
+    weight: float
+    """Share of the stream's samples over the sum of all weights, at least 0; 0: none of its videos is drawn."""
+    videos: str | None = None
+    """Its videos, as data.videos names them; none: those of data.videos that have this name in their manifest."""
+
+    def __post_init__(self) -> None:
+        need(0 <= self.weight < float("inf"), f"data.sources[].weight={self.weight} must be at least 0, and finite")
+        need(bool(self.name.strip()), f"data.sources[].name={self.name!r} must not be empty")
+
+
+@section
 class DataConfig:
     videos: str | None = None
     """Folder, glob, list (.txt, one path a line) or manifest (.parquet) of videos or images; none: synthetic videos,
     made once in data.cache."""
     cache: str = "~/.cache/rayjepa"
     """Folder for the synthetic videos."""
+    sources: tuple[SourceConfig, ...] = ()
+    """Weights of the sources that samples are drawn from, [{name: N, weight: W}, …]; empty: each video counts alike."""
     quantum: int | None = None
     """With streams: a step has a multiple of so many clips of each; a multiple of workers x micro-batch. None: that."""
     synthetic_videos: int = 320
@@ -78,6 +94,16 @@ class DataConfig:
     """Hours; longer videos are bad."""
     max_packets: int = 4096
     """Packets between a key frame and the end of a clip; clips that need more are bad."""
+    whole_mib: float = 8.0
+    """Videos in remote storage up to this size are read whole; of larger ones only the ranges that a clip needs."""
+    read_tries: int = 6
+    """Tries of a request to remote storage that is throttled or cut off, with pauses that double up to 10 s."""
+    read_timeout_s: float = 30.0
+    """Seconds that remote storage may take for one answer."""
+    node_cache_gib: float = 0.0
+    """Space on each node for remote videos that were read whole, so that later passes find them; 0: none is kept."""
+    scratch: str | None = None
+    """Folder on each node's own disk for what its processes share, such as the manifest; none: in its temporary one."""
 
     def __post_init__(self) -> None:
         need(self.synthetic_videos >= 1, f"data.synthetic_videos={self.synthetic_videos} must be at least 1")
@@ -108,6 +134,19 @@ class DataConfig:
         need(self.max_frame_px >= 4, f"data.max_frame_px={self.max_frame_px} must be at least 4")
         need(self.max_video_h > 0, f"data.max_video_h={self.max_video_h} must be above 0")
         need(self.max_packets >= 1, f"data.max_packets={self.max_packets} must be at least 1")
+        need(self.whole_mib >= 0, f"data.whole_mib={self.whole_mib} must be at least 0")
+        need(self.read_tries >= 1, f"data.read_tries={self.read_tries} must be at least 1")
+        need(self.read_timeout_s > 0, f"data.read_timeout_s={self.read_timeout_s} must be above 0")
+        need(self.node_cache_gib >= 0, f"data.node_cache_gib={self.node_cache_gib} must be at least 0")
+        self._need_sources()
+
+    def _need_sources(self) -> None:
+        names = [source.name for source in self.sources]
+        need(len(set(names)) == len(names), f"data.sources have the names {', '.join(names)}; each needs its own")
+        need(
+            not self.sources or any(source.weight for source in self.sources),
+            f"data.sources: the weights of {', '.join(names)} are all 0; one must be above 0",
+        )
 
     @property
     def canvas(self) -> tuple[int, int]:

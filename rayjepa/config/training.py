@@ -167,6 +167,8 @@ class ClusterConfig:
     """Train workers (ranks); 0: train in this process, without Ray."""
     decoders: int = 2
     """Decode actors, each with one child process running FFmpeg."""
+    max_decoders: int | None = None
+    """Decode actors that the stream may grow to while clips are short of, and shrink from; none: cluster.decoders."""
     cpus_per_worker: float = 1.0
     """Logical CPUs reserved by each train worker."""
     gpus: bool | None = None
@@ -179,8 +181,10 @@ class ClusterConfig:
     """Restarts of the worker group in a phase before the run fails; -1: no limit."""
     object_store_gib: float = 1.0
     """Object store of the embedded cluster in GiB."""
-    prefetch: int = 2
-    """Micro-batches that a worker holds ready."""
+    prefetch: int | None = None
+    """Micro-batches that a worker holds ready; none: as many as a share of the object store holds, up to 64."""
+    block: int | None = None
+    """Micro-batches of one worker that travel together; none: as many as make a block of 4 MiB, up to 16."""
 
     def __post_init__(self) -> None:
         need(self.workers >= 0, f"cluster.workers={self.workers} must be at least 0 (0: no Ray)")
@@ -193,4 +197,10 @@ class ClusterConfig:
             )
         need(self.max_failures >= -1, f"cluster.max_failures={self.max_failures} must be at least -1")
         need(self.object_store_gib >= 0.1, f"cluster.object_store_gib={self.object_store_gib} must be at least 0.1")
-        need(self.prefetch >= 1, f"cluster.prefetch={self.prefetch} must be at least 1")
+        need(
+            self.max_decoders is None or self.max_decoders >= self.decoders,
+            f"cluster.max_decoders={self.max_decoders} must be at least cluster.decoders={self.decoders}, or none",
+        )
+        for key in ("prefetch", "block"):
+            value = getattr(self, key)
+            need(value is None or value >= 1, f"cluster.{key}={value} must be at least 1, or none")

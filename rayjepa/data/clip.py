@@ -53,6 +53,21 @@ class Layout(NamedTuple):
     """1: content is the transposed frame."""
 
 
+class Place(NamedTuple):
+    """Where the bytes of one video lie, as its manifest knows it."""
+
+    file: str
+    """Path or URL of the file that holds them: the video's own, or a shard of many (tar, Parquet)."""
+    nbytes: int
+    """How many they are; where the file has others by now, it is not the one that was indexed."""
+    offset: int | None = None
+    """First byte in a shard; none: the whole file."""
+    cell: str | None = None
+    """COLUMN/ROW of a Parquet shard whose values do not lie there as they are (compressed); `offset` is none then."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """Ranges [first, last) of these bytes, counted from their first, that reading the clip is likely to need."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one file, or one clip of it, may ask of a decoder before it is given up."""
@@ -91,6 +106,8 @@ class ClipSpec:
     """64-bit seed of this sample's mask."""
     view_seed: int
     """64-bit seed of what is drawn on the device."""
+    place: Place | None = None
+    """Where the video's bytes lie; none: they are the file that `uri` names, whatever its size."""
 
     @property
     def nbytes(self) -> int:

@@ -10,8 +10,13 @@ from rayjepa.data.labels import PREFIX
 
 SCHEMA: Any = pa.schema(
     [
-        ("uri", pa.large_string()),  # absolute path
+        ("uri", pa.large_string()),  # absolute path or URL; of one among others in a shard, the shard's, # and its name
+        ("shard", pa.large_string()),  # tar or Parquet file that holds it; null: uri names the file itself
+        ("offset", pa.int64()),  # its first byte in the shard; null: no shard, or a compressed cell
+        ("cell", pa.large_string()),  # COLUMN/ROW of a Parquet shard whose values are compressed
         ("bytes", pa.int64()),
+        ("modified", pa.string()),  # what changes when the file does: time of change in ns, or an object's ETag
+        ("hash", pa.string()),  # blake2b of its bytes, 32 hex digits; null: not read whole
         ("container", pa.string()),  # as FFmpeg names it
         ("codec", pa.string()),
         ("width", pa.int32()),  # pixels as coded, before rotation
@@ -29,7 +34,14 @@ SCHEMA: Any = pa.schema(
         ("split", pa.string()),  # train | holdout
         ("status", pa.string()),  # ok | bad; a bad row knows its uri and reason, and maybe its bytes
         ("reason", pa.string()),
-        ("source", pa.string()),  # name of the stream whose data.videos brought it; null: the run's data.videos
+        ("source", pa.string()),  # name of the collection that it is from, by which data.sources weighs; null: none
+        ("stream", pa.string()),  # name of the stream whose data.videos brought it; null: the run's data.videos
+        # Of a large video: bytes [0, head) and the last `tail` hold its index; from byte key_bytes[k] on lie the frames
+        # from key_s[k] seconds after the first on. Null: small, or read from its first packet on.
+        ("head", pa.int64()),
+        ("tail", pa.int64()),
+        ("key_s", pa.large_list(pa.float32())),
+        ("key_bytes", pa.large_list(pa.int64())),
     ]
 )
 _ALLOWED = {"split": ("train", "holdout"), "status": ("ok", "bad"), "seek": ("planned", "linear")}

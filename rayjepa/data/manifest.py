@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +16,14 @@ from jaxtyping import Bool, Float64, Int64
 
 from rayjepa.config import DataConfig
 from rayjepa.data.columns import SCHEMA, checked, content, equals
-from rayjepa.data.labels import PREFIX, read_labels
-from rayjepa.data.probing import Progress, Verify, probe_all
-from rayjepa.data.sources import Listing, list_videos
+from rayjepa.data.labels import PREFIX
 from rayjepa.data.video import IMAGES
 
-VERSION = 3
+VERSION = 4
 """Format of the file; a change of column or meaning raises it. OLD_VERSIONS are read too."""
 
-OLD_VERSIONS = ("2",)
-"""Without the column `source`."""
+OLD_VERSIONS = ("2", "3")
+"""Without the columns that came later; in 3, `source` is what `stream` is now."""
 
 SPLIT_FROM = 20
 """Usable videos from which on some are held out."""
@@ -89,9 +85,9 @@ class Manifest:
         codes = [code for code, name in enumerate(coded.dictionary.to_pylist()) if name in IMAGES]
         return np.isin(coded.indices.to_numpy(zero_copy_only=False), codes)
 
-    def of_source(self, name: str | None) -> Bool[np.ndarray, " n"]:
+    def of_stream(self, name: str | None) -> Bool[np.ndarray, " n"]:
         """Which rows the data.videos of stream `name` brought; none: those of the run."""
-        column = self.column("source")
+        column = self.column("stream")
         return column.is_null().to_numpy(zero_copy_only=False) if name is None else equals(column, name)
 
     @cached_property
@@ -106,11 +102,10 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits over what decides the tape: uri, bytes, duration, frames, split, status, source, by rows."""
+        """32 hex digits over what decides the tape: uri, bytes, duration, frames, split, status, stream, source."""
         digest = hashlib.blake2b(b"%d" % len(self), digest_size=16, person=_METADATA)
         names = ["uri", "bytes", "duration_s", "frames", "split", "status"]
-        if self.column("source").null_count < len(self):
-            names.append("source")
+        names += [name for name in ("stream", "source") if self.column(name).null_count < len(self)]
         for name in names:
             for part in content(self.column(name)):
                 digest.update(part)
@@ -124,7 +119,7 @@ class Manifest:
         what = "videos" if not images else "images" if images == usable else "videos and images"
         lines = [f"{len(self)} {what}, {gib:.3g} GiB: {usable} usable, {len(self) - usable} bad"]
         if usable:
-            lines.append(f"codecs: {_counts(self.column('codec'))}" + (f"; {images} images" if images else ""))
+            lines.append(f"codecs: {counts(self.column('codec'))}" + (f"; {images} images" if images else ""))
             seconds = self.duration_s[self.usable & ~self.images]
             if len(seconds):
                 low, middle, high = np.quantile(seconds, (0, 0.5, 1))
@@ -139,7 +134,7 @@ class Manifest:
                 lines.append(f"short: {short} usable videos last less than a clip's {span_s(cfg):.2f} s and are {fate}")
             lines += self._reading()
         if usable < len(self):
-            lines.append(f"bad: {_counts(self.column('reason'))}; first: {_named(self, 1)}")
+            lines.append(f"bad: {counts(self.column('reason'))}; first: {named(self, 1)}")
         if labels := [n.removeprefix(PREFIX) for n in self.table.column_names if n.startswith(PREFIX)]:
             lines.append(f"labels: {', '.join(labels)}")
         return "\n".join(lines)
@@ -163,38 +158,6 @@ class Manifest:
 def span_s(cfg: DataConfig) -> float:
     """Seconds from a clip's first frame to its last; a video that is shorter has to repeat its last frame."""
     return (cfg.frames - 1) / cfg.fps
-
-
-def index(
-    source: str | Path,
-    *,
-    cfg: DataConfig,
-    labels: Path | None = None,
-    verify: Verify = "quick",
-    processes: int | None = None,
-    progress: Progress | None = None,
-) -> Manifest:
-    """The manifest of the videos that `source` names (`list_videos`), each probed in a decoder's child process.
-
-    `verify` full decodes every frame: what fails is a bad row with its reason, and the others say what was damaged.
-    `labels` is a CSV (`read_labels`); none: labels.csv at the root of a folder, if it is there and fits.
-    Raises:  ValueError, one sentence with the remedy, if there is no video or none can be used.
-    """
-    listing = list_videos(source)
-    parts = probe_all(listing.uris, cfg=cfg, verify=verify, processes=processes, progress=progress)
-    table = pa.Table.from_batches([pa.RecordBatch.from_pylist(rows, schema=SCHEMA) for rows in parts])
-    usable = int(np.count_nonzero(equals(table.column("status").combine_chunks(), "ok")))
-    at = SCHEMA.get_field_index("split")
-    table = table.set_column(at, SCHEMA.field(at), _split(listing.uris, usable=usable, holdout=cfg.holdout))
-    for name, values in _labels(listing, labels).items():
-        table = table.append_column(name, values)
-    manifest = Manifest(table)
-    if not usable:
-        raise ValueError(
-            f"none of the {len(manifest)} video(s) of {source} can be used: {_counts(manifest.column('reason'))}; "
-            f"first: {_named(manifest, 3)}. Check one with `ffprobe`, or name other files"
-        )
-    return manifest
 
 
 def write(manifest: Manifest, path: str | Path) -> None:
@@ -232,7 +195,7 @@ def read(path: str | Path) -> Manifest:
                 )
             table = file.read()
             if version in OLD_VERSIONS:
-                table = table.append_column(SCHEMA.field("source"), pa.nulls(len(table), pa.string()))
+                table = _renewed(table, version)
             manifest = Manifest(table)  # first, so that foreign Parquet is told which columns it lacks
             if version == "none":
                 raise ValueError("right columns, but no format version")
@@ -241,39 +204,24 @@ def read(path: str | Path) -> Manifest:
         raise ValueError(f"{path} is not a usable manifest: {error}; make it again with `rayjepa index`") from None
 
 
-def _split(uris: Sequence[str], *, usable: int, holdout: float) -> pa.Array:
-    """Column `split`: held out is who has the hash of its path below `holdout`, whatever else is in the manifest."""
-    bound = 0 if usable < SPLIT_FROM else int(holdout * 2**64)
-    codes = np.fromiter((_hash(u) < bound for u in uris), np.int8, len(uris))
-    return pa.DictionaryArray.from_arrays(codes, ["train", "holdout"]).cast(pa.string())
+def _renewed(table: pa.Table, version: str) -> pa.Table:
+    """A table of an older format with the columns of this one; what it did not know is null."""
+    if version == "3":
+        table = table.rename_columns(["stream" if name == "source" else name for name in table.column_names])
+    for field in SCHEMA:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
-def _hash(uri: str) -> int:
-    return int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8, person=b"rayjepa.holdout").digest(), "little")
-
-
-def _labels(listing: Listing, labels: Path | None) -> dict[str, pa.Array]:
-    """Label columns of the CSV that was asked for, or of the one that lies beside the videos."""
-    uris = pa.array(listing.uris, pa.large_string())
-    if labels is not None:
-        return read_labels(labels, uris=uris)
-    if listing.folder is None or not (beside := listing.folder / "labels.csv").is_file():
-        return {}
-    try:
-        return read_labels(beside, uris=uris)
-    except ValueError as error:  # it may have been put there for somebody else
-        warnings.warn(f"{error}. No labels are taken", stacklevel=3)
-        return {}
-
-
-def _counts(column: pa.Array) -> str:
+def counts(column: pa.Array) -> str:
     """The five most frequent texts of a column with their counts."""
     counts = Counter({c["values"]: c["counts"] for c in column.drop_null().value_counts().to_pylist()}).most_common()
     rest = [f"and {len(counts) - 5} others"] if len(counts) > 5 else []
     return ", ".join([f"{text} ({count})" for text, count in counts[:5]] + rest)
 
 
-def _named(manifest: Manifest, most: int) -> str:
+def named(manifest: Manifest, most: int) -> str:
     """The first bad rows, each with its reason."""
     rows = np.flatnonzero(~manifest.usable)[:most]
     return ", ".join(f"{manifest.uri(r)} ({manifest.column('reason')[r].as_py()})" for r in rows.tolist())

@@ -18,7 +18,7 @@ def merged(parts: Sequence[tuple[str | None, Manifest]]) -> Manifest:
     A path that is held out in one is held out in all, whatever the size of the sources that it is in.
     Raises:  ValueError if parts have labels of one name and different types.
     """
-    tables = [_of_source(videos.table, name) for name, videos in parts]
+    tables = [_of_stream(videos.table, name) for name, videos in parts]
     try:
         table = pa.concat_tables(tables, promote_options="default")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -30,8 +30,8 @@ def merged(parts: Sequence[tuple[str | None, Manifest]]) -> Manifest:
     return Manifest(_with(table, "split", split))
 
 
-def _of_source(table: pa.Table, name: str | None) -> pa.Table:
-    return _with(table, "source", pa.repeat(pa.scalar(name, pa.string()), len(table)))
+def _of_stream(table: pa.Table, name: str | None) -> pa.Table:
+    return _with(table, "stream", pa.repeat(pa.scalar(name, pa.string()), len(table)))
 
 
 def _with(table: pa.Table, name: str, values: Any) -> pa.Table:

@@ -33,7 +33,7 @@ class Reel:
         self._uris = manifest.column("uri")
         self._duration_s = manifest.duration_s
         self._linear = manifest.linear
-        own = manifest.of_source(stream.source)
+        own = manifest.of_stream(stream.source)
         if self.data.frames > 1:  # an image that is repeated to a clip is no clip
             own = own & ~manifest.images
         self._rows = self._long_enough(manifest.train_rows[own[manifest.train_rows]])
@@ -154,7 +154,7 @@ class Reel:
                 assert_never(unreachable)
 
     def _why_empty(self, manifest: Manifest) -> str:
-        own, data = manifest.of_source(self.stream.source), self.data
+        own, data = manifest.of_stream(self.stream.source), self.data
         where = "" if self.stream.name == VIDEO else f"stream {self.stream.name}: "
         usable, train = int((manifest.usable & own).sum()), manifest.train_rows[own[manifest.train_rows]]
         if not usable:

@@ -204,7 +204,7 @@ def manifest_of(videos: Manifest, work: Work) -> Manifest:
     """
     rows: list[dict[str, Any]] = []
     for row, is_image in zip(videos.table.select(SCHEMA.names).to_pylist(), videos.images.tolist(), strict=True):
-        kept = {name: row[name] for name in ("uri", "bytes", "split", "source", "status", "reason")}
+        kept = {name: row[name] for name in ("uri", "bytes", "split", "source", "stream", "status", "reason")}
         if row["status"] == "bad" or is_image:
             rows.append(row if is_image else kept)
             continue

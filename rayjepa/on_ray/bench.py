@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from rayjepa.config import RunConfig, phases_of
+from rayjepa.config import RunConfig, phases_of, prefetch_of
 from rayjepa.data import manifest
 from rayjepa.data.decoders import Decoders
 from rayjepa.data.tape import Tape
@@ -81,7 +81,7 @@ def stream_alone(run: RunConfig, manifest_path: Path) -> tuple[float, float]:
     """
     splits = stream(run, manifest_path=manifest_path, start=0).streaming_split(run.ranks, equal=True)
     began = time.time()
-    taken = ray.get([_drain.remote(split, run.micro_batch, run.cluster.prefetch) for split in splits])
+    taken = ray.get([_drain.remote(split, run.micro_batch, prefetch_of(run)) for split in splits])
     quarter = len(taken[0]) // 4
     from_s, to_s = max(times[quarter] for times in taken), max(times[-1] for times in taken)
     clips = sum(len(times) - 1 - quarter for times in taken) * run.micro_batch

@@ -15,8 +15,8 @@ import pyarrow as pa
 import ray
 import ray.exceptions
 
-from rayjepa.config import RunConfig
-from rayjepa.data import fuzz, manifest
+from rayjepa.config import RunConfig, prefetch_of
+from rayjepa.data import fuzz, indexing, manifest
 from rayjepa.data.columns import SCHEMA
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.sandbox import GRACE_S
@@ -102,7 +102,7 @@ def fuzz_stream(
     """
     result, began = Fuzzed(seed=seed), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rayjepa-fuzz-") as scratch:
-        sound = manifest.index(_corpus(Path(scratch)), cfg=run.data, processes=run.cluster.decoders)
+        sound = indexing.index(_corpus(Path(scratch)), cfg=run.data, processes=run.cluster.decoders)
         for first in range(0, files, ROUND):
             numbers = range(first, min(first + ROUND, files))
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -178,7 +178,7 @@ def _watch(run: RunConfig, path: Path, result: Fuzzed) -> Iterator[tuple[int, di
     actor: Any = ray.remote(NullTrainer)
     trainers = [actor.options(num_cpus=0, max_concurrency=2).remote() for _ in splits]
     waiting = [
-        trainer.take.remote(split, run.micro_batch, run.cluster.prefetch)
+        trainer.take.remote(split, run.micro_batch, prefetch_of(run))
         for trainer, split in zip(trainers, splits, strict=True)
     ]
     # No micro-batch takes longer, even if each of its clips runs into its deadline at every try.

@@ -16,7 +16,7 @@ from ray.train import DataConfig, FailureConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-from rayjepa.config import RunConfig, phase_at
+from rayjepa.config import RunConfig, phase_at, prefetch_of
 from rayjepa.on_ray.actor import Columns
 from rayjepa.on_ray.cluster import parts_of, use_gpus
 from rayjepa.on_ray.placement import Part, selector
@@ -215,7 +215,7 @@ def _rank(config: dict[str, Any]) -> Outcome:
     shard = ray.train.get_dataset_shard("train")
     assert shard is not None, "the trainer was given this dataset"
     blocks = shard.iter_batches(
-        batch_size=phase.run.micro_batch, prefetch_batches=run.cluster.prefetch, batch_format="numpy"
+        batch_size=phase.run.micro_batch, prefetch_batches=prefetch_of(phase.run), batch_format="numpy"
     )
 
     def report(metrics: dict[str, Any], saved: Path | None) -> None:

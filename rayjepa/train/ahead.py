@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rayjepa.config import RunConfig
+from rayjepa.config import RunConfig, prefetch_of
 
 
 def seconds_ahead(run: RunConfig, *, step_s: float) -> float:
@@ -10,7 +10,7 @@ def seconds_ahead(run: RunConfig, *, step_s: float) -> float:
 
     Units:   `step_s` is what a step takes when no clip has to be waited for.
     """
-    return run.cluster.prefetch * step_s / run.train.accumulation
+    return prefetch_of(run) * step_s / run.train.accumulation
 
 
 def longest_wait_s(run: RunConfig, *, step_s: float) -> float:

@@ -20,7 +20,19 @@ from rayjepa.train.restart import finished_steps, restart_point
 FIXED = ("name", "out", "seed", "model.", "predictor.", "train.clips", "data.", "views.", "streams")
 FREE_DATA = tuple(
     f"data.{key}"
-    for key in ("retries", "decode_cpu_s", "decode_wall_s", "decode_memory_gib", "max_bad_share", "substitutes")
+    for key in (
+        "retries",
+        "decode_cpu_s",
+        "decode_wall_s",
+        "decode_memory_gib",
+        "max_bad_share",
+        "substitutes",
+        "whole_mib",
+        "read_tries",
+        "read_timeout_s",
+        "node_cache_gib",
+        "scratch",
+    )
 )
 # A driver on another machine counts as alive if it touched its record this recently; it does so with every beat.
 SILENCE_S = 60.0

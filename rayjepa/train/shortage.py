@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from rayjepa.config import RunConfig
+from rayjepa.config import RunConfig, prefetch_of
 from rayjepa.train.attempts import read_attempts, read_ends
 from rayjepa.train.engine import ranks
 from rayjepa.train.restart import finished_steps, restart_point
@@ -56,7 +56,7 @@ def explained(run: RunConfig, *, device: torch.device, phase: str = "", examinin
 def advice(run: RunConfig, kind: Kind, device: torch.device | None = None, *, examining: bool = False) -> str:
     """The knobs that help, the cheapest first."""
     on_host = [
-        f"cluster.prefetch={run.cluster.prefetch} (micro-batches held ready by each worker)",
+        f"cluster.prefetch={prefetch_of(run)} (micro-batches held ready by each worker)",
         f"cluster.decoders={run.cluster.decoders} (a process of up to data.decode_memory_gib each)",
         f"cluster.object_store_gib={run.cluster.object_store_gib:g} (shared memory of an embedded cluster)",
     ]
