@@ -95,3 +95,24 @@ def bad_video(folder: Path, kind: str, good: Path) -> Path:
         case _:
             raise ValueError(kind)
     return path
+
+
+def heavy_video(path: Path, *, frames: int = 96, container: dict[str, str] | None = None) -> Path:
+    """Noise of 120 KB a frame with a key frame each second: large, and made quickly."""
+    width, height = 640, 360
+    noise = np.random.default_rng(0).integers(0, 128, (7, height, width), dtype=np.uint8)
+    options = {"preset": "ultrafast", "qp": "26", "g": str(FPS), "bf": "2", "sc_threshold": "0", "threads": "1"}
+    with av.open(str(path), "w", options=container or {}) as file:
+        stream = file.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            frame = av.VideoFrame(width, height, "yuv420p")
+            luma = np.roll(noise[number % 7], number, 1) + np.uint8(number)
+            padded = np.zeros((height, frame.planes[0].line_size), np.uint8)
+            padded[:, :width] = luma
+            for plane, content in zip(frame.planes, (padded.tobytes(), None, None), strict=True):
+                plane.update(content or bytes([128]) * plane.buffer_size)
+            frame.pts = number
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path

@@ -215,11 +215,11 @@ def test_a_transcoding_child_writes_to_the_file_it_is_handed_and_to_no_other(vid
     assert clip.failures == ()
 
 
-def test_a_socket_of_the_child_is_the_only_one() -> None:
+def test_two_sockets_of_the_child_are_its_only_ones() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, Decoder(CONFIG) as decoder:
         decoder.versions  # noqa: B018
-        assert sum(name.startswith("socket:") for name in open_files(decoder.child_pid)) == 1
+        assert sum(name.startswith("socket:") for name in open_files(decoder.child_pid)) == 2
 
 
 def test_a_mistake_of_ours_in_the_child_is_told_to_its_owner(
@@ -229,7 +229,7 @@ def test_a_mistake_of_ours_in_the_child_is_told_to_its_owner(
     file = os.open(videos[0], os.O_RDONLY)
     try:
         sandbox.start()
-        sandbox.send([{"do": "nonsense", "poison": None, "cpu_s": 20.0, "wall_s": 120.0}], [file])
+        sandbox.send([{"do": "nonsense", "poison": None, "paged": None, "cpu_s": 20.0, "wall_s": 120.0}], [file])
         with pytest.raises(ChildDied, match="exit 1"):
             sandbox.receive()
     finally:

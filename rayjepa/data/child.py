@@ -1,10 +1,11 @@
-"""The decoder's child process: `python -I child.py SOCKET PLACE LIFE OPTIONS`. FFmpeg may crash, hang or swell here.
+"""The decoder's child process: `python -I child.py SOCKET PLACE LIFE ASK OPTIONS`. FFmpeg may crash, hang, swell here.
 
 SOCKET   SEQPACKET: JSON messages of several requests come with descriptors, JSON answers go back. One descriptor for
          the open video of each request, and a last one for what is to be filled: the memory of a batch of clips, or
          the file of a transcoded video (a probe needs none).
 PLACE    memory of a page: its first byte says which request of the message is in hand, should this process die.
 LIFE     pipe that nobody writes: when the owner dies, in whatever way, the kernel ends this process.
+ASK      SEQPACKET: which bytes of a video that is not all here are wanted goes out; that they came comes back.
 OPTIONS  JSON: path, start_s, memory_bytes, limits (fields of Limits), writes (it may write to that second file).
 Deadlines are kernel timers with their default action, so that they end C code that holds the interpreter's lock.
 """
@@ -71,6 +72,7 @@ def warm_up(writes: bool) -> None:
     import av.subtitles.subtitle  # all of av that only a file with a subtitle track would load
 
     from rayjepa.data import clip, decode, verify, video
+    from rayjepa.data.storage import paged
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -86,6 +88,7 @@ def warm_up(writes: bool) -> None:
         for spec in (first, replace(first, pixels="rgb")):
             decode.decode_clips(file.fileno(), [spec], [bytearray(spec.nbytes)])
         verify.verify(file.fileno())
+        decode.probe(paged.Paged(file.fileno(), len(buffer.getvalue())))
     with _memory_file(b"no video") as file:
         try:
             decode.probe(file.fileno())
@@ -132,32 +135,42 @@ def fail_on_purpose(fault: str) -> None:
             raise ValueError(f"unknown fault {fault!r}")
 
 
-def answer(request: dict[str, Any], file: int, target: Any, limits: Any) -> list[dict[str, Any]]:
+def answer(request: dict[str, Any], file: int, target: Any, limits: Any, ask: socket.socket) -> list[dict[str, Any]]:
     """What one request asks for, for each of its clips; an ordinary bad file is an ordinary answer."""
-    from rayjepa.data import decode, verify, video
+    from rayjepa.data import video
+    from rayjepa.data.storage import paged
 
+    source: Any = file
+    if request["paged"] is not None:
+        source = paged.Paged(file, ask=ask, **request["paged"])
     try:
         if request["poison"]:
             fail_on_purpose(request["poison"])
-        match request["do"]:
-            case "clips":
-                return fill(request, file, target, limits)
-            case "probe":
-                return [{"ok": True, "probe": asdict(decode.probe(file, limits))}]
-            case "verify":
-                return [{"ok": True, "probe": asdict(verify.verify(file, limits))}]
-            case "transcode":
-                from rayjepa.data import encode, recipe
-
-                made = encode.encode(file, target, recipe.Recipe(**request["recipe"]), limits)
-                return [{"ok": True, "made": made}]
-            case other:
-                raise ValueError(f"unknown request {other!r}")
+        return _answers(request, source, target, limits)
     except video.BadVideo as error:
         return [_refusal(error)] * len(request.get("clips", (None,)))
 
 
-def fill(request: dict[str, Any], file: int, batch: Any, limits: Any) -> list[dict[str, Any]]:
+def _answers(request: dict[str, Any], file: Any, target: Any, limits: Any) -> list[dict[str, Any]]:
+    from rayjepa.data import decode, verify
+
+    match request["do"]:
+        case "clips":
+            return fill(request, file, target, limits)
+        case "probe":
+            return [{"ok": True, "probe": asdict(decode.probe(file, limits))}]
+        case "verify":
+            return [{"ok": True, "probe": asdict(verify.verify(file, limits))}]
+        case "transcode":
+            from rayjepa.data import encode, recipe
+
+            made = encode.encode(file, target, recipe.Recipe(**request["recipe"]), limits)
+            return [{"ok": True, "made": made}]
+        case other:
+            raise ValueError(f"unknown request {other!r}")
+
+
+def fill(request: dict[str, Any], file: Any, batch: Any, limits: Any) -> list[dict[str, Any]]:
     """Decode clips of one file straight into the rows of the batch that are theirs."""
     from rayjepa.data import clip, decode, video
 
@@ -189,7 +202,7 @@ def _refusal(error: Any) -> dict[str, Any]:
     return {"ok": False, "stage": error.stage, "kind": error.kind, "reason": error.reason[:300]}
 
 
-def serve(channel: socket.socket, place: mmap.mmap, limits: Any, mapped: Any) -> None:
+def serve(channel: socket.socket, ask: socket.socket, place: mmap.mmap, limits: Any, mapped: Any) -> None:
     """Answer messages, one after the other, until the owner closes the channel; `mapped` maps the memory of a batch."""
     batches: OrderedDict[int, Any] = OrderedDict()
     while True:
@@ -210,7 +223,7 @@ def serve(channel: socket.socket, place: mmap.mmap, limits: Any, mapped: Any) ->
             # Of this thread: while a timer counts the CPU of the process, that clock moves with the tick only.
             started = time.thread_time()
             set_deadlines(part["cpu_s"], part["wall_s"])
-            answers = answer(part, files[k], target, limits)
+            answers = answer(part, files[k], target, limits, ask)
             replies.append({"answers": answers, "cpu_s": time.thread_time() - started})
         set_deadlines(0, 0)
         for file in files:
@@ -220,8 +233,8 @@ def serve(channel: socket.socket, place: mmap.mmap, limits: Any, mapped: Any) ->
 
 def main(arguments: list[str]) -> None:
     """Start up, give up what decoding does not need, say so, serve."""
-    channel_fd, place_fd, life = map(int, arguments[:3])
-    options = json.loads(arguments[3])
+    channel_fd, place_fd, life, ask_fd = map(int, arguments[:4])
+    options = json.loads(arguments[4])
     die_with_owner(life)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a mask is inherited, and a blocked timer ends nothing
     for number in (signal.SIGALRM, signal.SIGPROF, signal.SIGSEGV, signal.SIGPIPE):
@@ -248,7 +261,7 @@ def main(arguments: list[str]) -> None:
     channel = socket.socket(fileno=channel_fd)
     channel.send(json.dumps({"ready": took_effect, "versions": versions()}).encode())
     try:
-        serve(channel, place, limits, Batch)
+        serve(channel, socket.socket(fileno=ask_fd), place, limits, Batch)
     except MemoryError:
         os._exit(MEMORY_EXIT)  # do not go on in a process that has run out
     except Exception:  # a mistake of ours; standard error may be a file, which cannot be written any more

@@ -19,6 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from rayjepa.data.clip import Limits
+from rayjepa.data.storage.paged import Paged, is_readable
 from rayjepa.data.video import IMAGES, BadVideo, Kind, Stage, open_file
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
@@ -39,8 +40,6 @@ EBML = b"\x1a\x45\xdf\xa3"
 """What Matroska begins with."""
 READ_ERRORS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN}
 """What a disk or mount answers when it, not the file, is at fault."""
-MOST_REREAD = 256 << 20
-"""Bytes of a file that is read once more to find out whether it or the disk is at fault."""
 WIDEST = 16
 """Most that pixels may be wider than high, or higher than wide; a file that claims more is not believed."""
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -72,8 +71,8 @@ def plain(error: Exception) -> str:
 class Video:
     """The video stream of an open file, ready to decode on one thread."""
 
-    file: int
-    """The descriptor that it is read by."""
+    file: int | Paged
+    """The descriptor that it is read by, or what stands for one."""
     container: InputContainer
     stream: VideoStream
     limits: Limits
@@ -159,70 +158,72 @@ def _temporal_layers(header: bytes | None) -> int:
 
 
 @contextmanager
-def opened(file: int | str, limits: Limits = Limits()) -> Generator[Video, None, None]:
+def opened(file: int | str | Paged, limits: Limits = Limits()) -> Generator[Video, None, None]:
     """The video in an open file or at a path; closed at the end.
 
     FFmpeg gets a descriptor and no other protocol, so that nothing in the file can reach another file or host.
     Raises:  BadVideo, also if the file claims more than `limits`.
     """
-    fd = open_file(file) if isinstance(file, str) else file
+    source = open_file(file) if isinstance(file, str) else file
     try:
         with stage("open"):
-            container = _open(fd, limits)
+            container = _open(source, limits)
         try:
-            yield _video(fd, container, limits)
+            yield _video(source, container, limits)
         finally:
             container.close()  # an unclosed container is never freed
+        if isinstance(source, Paged) and source.failure is not None:
+            raise source.failure  # whatever was made of what did not come
     except BadVideo as error:
-        if error.kind == "io" and is_readable(fd):
+        if isinstance(source, Paged) and source.failure is not None and error is not source.failure:
+            raise source.failure from error
+        if error.kind == "io" and is_readable(source):
             error.kind = "content"
         raise
     finally:
-        if isinstance(file, str):
-            os.close(fd)
+        if isinstance(source, int) and isinstance(file, str):
+            os.close(source)
 
 
-def is_readable(fd: int) -> bool:
-    """Whether the file can be read after all: FFmpeg speaks of an input error too where Matroska is cut short.
-
-    Of a large file that is not found out, and what FFmpeg says is believed.
-    """
-    size = os.fstat(fd).st_size
-    try:
-        return size <= MOST_REREAD and all(len(os.pread(fd, 1 << 20, at)) for at in range(0, size, 1 << 20))
-    except OSError:
-        return False
-
-
-def _open(fd: int, limits: Limits) -> InputContainer:
-    status = os.fstat(fd)
+def _open(file: int | Paged, limits: Limits) -> InputContainer:
+    status = os.fstat(file.fd if isinstance(file, Paged) else file)
     if not stat.S_ISREG(status.st_mode):
         raise BadVideo("open", "not a regular file")
-    if status.st_size == 0:
+    size = file.size if isinstance(file, Paged) else status.st_size
+    if size == 0:
         raise BadVideo("open", "empty file")
-    if status.st_size > limits.file_bytes:
+    if size > limits.file_bytes:
         allowed = f"data.max_file_gib={limits.file_bytes / 2**30:g}"
-        raise BadVideo("open", f"a file of {status.st_size / 2**30:g} GiB is above {allowed}")
-    options = {"fd": str(fd), "protocol_whitelist": "fd", "format_whitelist": FORMATS, "codec_whitelist": CODECS}
-    os.lseek(fd, 0, os.SEEK_SET)  # FFmpeg reads from where the last reader of this descriptor stopped
-    head = os.pread(fd, 12, 0)
+        raise BadVideo("open", f"a file of {size / 2**30:g} GiB is above {allowed}")
+    options = {"protocol_whitelist": "fd", "format_whitelist": FORMATS, "codec_whitelist": CODECS}
+    if isinstance(file, int):
+        options["fd"] = str(file)
+    head = os.pread(file, 12, 0) if isinstance(file, int) else file.pread(12, 0)
     image = next((name for name, (magic, at, _) in IMAGES.items() if head.startswith(magic, at)), None)
     if image is not None:
         options |= {"format_whitelist": image, "codec_whitelist": IMAGES[image][2]}
     if head[4:8] in MOV_BOXES or head[:4] == EBML or image:
-        container = av.open("fd:", format=image, options=options | CHEAP, metadata_errors="replace")
+        container = _begun(file, image, options | CHEAP)
         stream = _chosen(container)
         context = None if stream is None else stream.codec_context  # none: of a codec that is not on the list
         if kind_of(container) != "other" and (context is None or context.width):
             return container
         container.close()
-    os.lseek(fd, 0, os.SEEK_SET)
     try:
-        return av.open("fd:", format=image, options=options, metadata_errors="replace")
+        return _begun(file, image, options)
     except InvalidDataError as error:
         if error.log:
             raise
         raise BadVideo("open", "not a video of a known format") from error
+
+
+def _begun(file: int | Paged, format: str | None, options: dict[str, str]) -> InputContainer:
+    """The container, read from its first byte on: a reader goes on where the last one of the same file stopped."""
+    if isinstance(file, Paged):
+        file.seek(0)
+        return av.open(file, "r", format=format, options=options, metadata_errors="replace")
+    os.lseek(file, 0, os.SEEK_SET)
+    return av.open("fd:", format=format, options=options, metadata_errors="replace")
 
 
 def kind_of(container: InputContainer) -> Literal["mp4", "matroska", "image", "other"]:
@@ -237,7 +238,7 @@ def _chosen(container: InputContainer) -> VideoStream | None:
     return next((stream for stream in container.streams.video if not stream.disposition & NO_VIDEO), None)
 
 
-def _video(fd: int, container: InputContainer, limits: Limits) -> Video:
+def _video(file: int | Paged, container: InputContainer, limits: Limits) -> Video:
     stream = _chosen(container)
     if stream is None:
         raise BadVideo("open", "no video stream" + (" but a picture" if container.streams.video else ""))
@@ -263,7 +264,7 @@ def _video(fd: int, container: InputContainer, limits: Limits) -> Video:
     if max(lengths) - first > limits.video_s:
         allowed = f"data.max_video_h={limits.video_s / 3600:g}"
         raise BadVideo("open", f"a video of {float(max(lengths) - first) / 3600:.6g} h is above {allowed}")
-    return Video(fd, container, stream, limits, stream.time_base, start, peeked)
+    return Video(file, container, stream, limits, stream.time_base, start, peeked)
 
 
 def check_pixels(name: Stage, width: int, height: int, limits: Limits) -> None:

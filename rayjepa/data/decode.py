@@ -7,6 +7,7 @@ decode from the first packet on, except that a packet nothing refers to is not d
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from av.packet import Packet
@@ -18,7 +19,9 @@ from rayjepa.data.convert import quarter_turns
 from rayjepa.data.filling import END_OF_TIME, MAX_BAD, Filling, reading
 from rayjepa.data.frames import Effort, decode_packet
 from rayjepa.data.plan import Table, reorder_depth
-from rayjepa.data.video import BadVideo, Probe
+from rayjepa.data.storage.keys import LARGE, index_of, size_of, thinned
+from rayjepa.data.storage.paged import Paged
+from rayjepa.data.video import IMAGES, BadVideo, Probe
 
 __all__ = ["MAX_BAD", "USUAL_FPS", "Effort", "decode_clip", "decode_clips", "probe"]
 
@@ -26,7 +29,7 @@ USUAL_FPS = 25
 """Frame rate of a video that does not say its own."""
 
 
-def decode_clip(file: int | str, spec: ClipSpec, out: Any, limits: Limits = Limits()) -> Effort:
+def decode_clip(file: int | str | Paged, spec: ClipSpec, out: Any, limits: Limits = Limits()) -> Effort:
     """Fill `out` with the clip that `spec` describes; return what it took.
 
     Shapes:  out is writable memory of spec.nbytes bytes: frames x canvas, I420 (x 3/2) or RGB (x 3).
@@ -39,7 +42,7 @@ def decode_clip(file: int | str, spec: ClipSpec, out: Any, limits: Limits = Limi
 
 
 def decode_clips(
-    file: int | str, specs: Sequence[ClipSpec], outs: Sequence[Any], limits: Limits = Limits()
+    file: int | str | Paged, specs: Sequence[ClipSpec], outs: Sequence[Any], limits: Limits = Limits()
 ) -> list[Effort | BadVideo]:
     """Fill each of `outs` with its clip of one file; return what each took, or why it fails where others do not.
 
@@ -155,7 +158,7 @@ def _read(video: Video, clips: list[Filling]) -> None:
             return
 
 
-def probe(file: int | str, limits: Limits = Limits()) -> Probe:
+def probe(file: int | str | Paged, limits: Limits = Limits()) -> Probe:
     """Count and time every displayed frame without decoding it; decode the first one, so that garbage is found early.
 
     Raises:  BadVideo; MemoryError, after which the process should end.
@@ -165,6 +168,7 @@ def probe(file: int | str, limits: Limits = Limits()) -> Probe:
         first: VideoFrame | None = None
         key: int | None = None
         stamps: list[tuple[int, int]] = []
+        keys: list[tuple[int, int]] = []
         with stage("demux"):
             for packet in video.packets():
                 if first is None and effort.sent < limits.packets:
@@ -175,11 +179,26 @@ def probe(file: int | str, limits: Limits = Limits()) -> Probe:
                     key, stamps = -END_OF_TIME if stamp is None else stamp, []
                 if packet.size and not packet.is_discard and stamp is not None and (key is None or stamp >= key):
                     stamps.append((stamp, packet.duration or 0))
+                    if packet.is_keyframe and packet.pos is not None:
+                        keys.append((stamp, packet.pos))
         if not stamps:
             raise BadVideo("demux", "no frame is displayed")
         if first is None:
             raise BadVideo("decode", f"no frame can be decoded: {effort.complaint}")
-        return _probed(video, first, stamps)
+        found = _probed(video, first, stamps)
+    if found.seek == "linear" or found.container in IMAGES or size_of(file) <= LARGE:
+        return found
+    return _with_places(found, file, keys, limits)
+
+
+def _with_places(found: Probe, file: int | str | Paged, keys: list[tuple[int, int]], limits: Limits) -> Probe:
+    """The probe of a large video, and where its index and key frames lie, if that can be said."""
+    unit = found.time_base[0] / found.time_base[1]
+    places = thinned([((stamp - found.start_pts) * unit, at) for stamp, at in keys])
+    index = None if isinstance(file, str) else index_of(file, limits)
+    if places is None or index is None:
+        return found
+    return replace(found, head=index[0], tail=index[1], key_s=places[0], key_bytes=places[1])
 
 
 def _probed(video: Video, first: VideoFrame, stamps: list[tuple[int, int]]) -> Probe:

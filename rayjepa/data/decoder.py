@@ -6,7 +6,6 @@ The child writes frames where the caller finds them: nothing is copied here.
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayjepa.config import DataConfig
-from rayjepa.data.clip import ClipSpec, Failure, Layout
+from rayjepa.data.clip import ClipSpec, Failure, Layout, Place
 from rayjepa.data.errands import Errands
 from rayjepa.data.memory import Pool, paged
 from rayjepa.data.recipe import Recipe
 from rayjepa.data.request import Request, decoding, encoding, grouped
-from rayjepa.data.video import Probe
+from rayjepa.data.video import BadVideo, Probe
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,12 @@ class Decoded:
     """Frames of the clips that repeat the one before, because their own was damaged."""
     harm: NDArray[np.int32]
     """Of each row: frames that repeat another, and packets that FFmpeg refused. 0: the clip is as it was filmed."""
+    read_s: float = 0.0
+    """Seconds that the caller waited for bytes of remote storage or shards."""
+    read_bytes: int = 0
+    """Bytes read from there."""
+    requests: int = 0
+    """Requests to remote storage, tried ones counted."""
 
 
 class Decoder:
@@ -97,6 +102,10 @@ class Decoder:
         """What the child has given up: files, privileges, and system calls by `seccomp`, where the kernel has it."""
         return self._errands.started().isolation
 
+    def expect(self, specs: Sequence[ClipSpec]) -> None:
+        """Begin to fetch what lies in remote storage, for a call of `clips` that is to come. From any thread."""
+        self._errands.expect(grouped(specs))
+
     def clips(self, specs: Sequence[ClipSpec], substitute: Callable[[int, int], ClipSpec]) -> Decoded:
         """A clip for each spec, or for the first of its substitutes `substitute(index, attempt)` that decodes.
 
@@ -112,6 +121,7 @@ class Decoder:
         failures: list[list[Failure]] = [[] for _ in specs]
         answers: dict[int, dict[str, Any]] = {}
         stride = rows.shape[1]
+        before = self._errands.reading
         with closing(self._errands.results(grouped(specs, memory, stride))) as results:
             for request, result in results:
                 row = request.row
@@ -128,6 +138,7 @@ class Decoder:
                 logger.warning("%s; in its place: %s", _line(result), spec.uri)
                 accepted[row] = spec
                 self._errands.add(replace(request, uri=spec.uri, specs=(spec,), tries=0, not_before=0.0))
+        read_s, read_bytes, requests = self._errands.reading
         return Decoded(
             pixels=np.ascontiguousarray(rows[:, :size]),  # as it is, unless a clip does not end with a page
             layout=layout,
@@ -137,33 +148,52 @@ class Decoder:
             frames=sum(answer["decoded"] for answer in answers.values()),
             missing=sum(answer["missing"] for answer in answers.values()),
             harm=harm,
+            read_s=read_s - before[0],
+            read_bytes=read_bytes - before[1],
+            requests=requests - before[2],
         )
 
-    def probe(self, path: str) -> Probe | Failure:
-        """What the child sees in the file, or why it sees nothing."""
-        return _probe_of(self._ask(Request(do="probe", uri=path)))
+    def probe(self, uri: str, place: Place | None = None) -> Probe | Failure:
+        """What the child sees in the file, or why it sees nothing; `place`: where its bytes lie, if not at `uri`."""
+        return self._probed(Request(do="probe", uri=uri, place=place))[0]
 
-    def verify(self, path: str) -> Probe | Failure:
+    def verify(self, uri: str, place: Place | None = None) -> Probe | Failure:
         """What the child sees when it decodes the whole file, or why the file is of no use."""
-        probe = self.probe(path)
+        probe, work = self._probed(Request(do="probe", uri=uri, place=place))
         if isinstance(probe, Failure):
             return probe
-        return _probe_of(self._ask(Request(do="verify", uri=path, work=1 + _work(path, probe))))
+        return self._probed(Request(do="verify", uri=uri, place=place, work=1 + work))[0]
 
-    def transcode(self, path: str, out: int, recipe: Recipe) -> dict[str, Any] | Failure:
+    def hash(self, uri: str, place: Place | None = None) -> str | Failure:
+        """Hash of the video's bytes as the manifest has it; what was probed last is not read again."""
+        try:
+            return self._errands.reads.hash(Request(do="probe", uri=uri, place=place).wanted(0))
+        except BadVideo as error:
+            return Failure(
+                index=-1, attempt=0, video=-1, uri=uri, stage=error.stage, kind=error.kind, reason=error.reason
+            )
+
+    def transcode(self, path: str, out: int, recipe: Recipe, place: Place | None = None) -> dict[str, Any] | Failure:
         """What rayjepa.data.encode says of making a video anew in the open file `out`, or why that cannot be done.
 
         The child that does it may write, to this file alone; it goes on to serve the other requests too.
         """
         self._errands.may_write()
-        probe = self.probe(path)
+        probe, work = self._probed(Request(do="probe", uri=path, place=place))
         if isinstance(probe, Failure):
             return probe
         encoded = encoding(probe.frames, probe.width, probe.height, recipe.short_px)
-        work = 2 * _work(path, probe) + encoded
-        request = Request(do="transcode", uri=path, out=out, work=work, more={"recipe": asdict(recipe)})
+        more = {"recipe": asdict(recipe)}
+        request = Request(do="transcode", uri=path, place=place, out=out, work=2 * work + encoded, more=more)
         result = self._ask(request)
         return result if isinstance(result, Failure) else result["made"]
+
+    def _probed(self, request: Request) -> tuple[Probe | Failure, float]:
+        """The answer to a question, and what decoding all of the video takes, in deadlines of a clip."""
+        probe = _probe_of(self._ask(request))
+        if isinstance(probe, Failure):
+            return probe, 0.0
+        return probe, decoding(probe.frames, probe.width * probe.height, request.nbytes)
 
     def _ask(self, request: Request) -> dict[str, Any] | Failure:
         [(_, result)] = self._errands.results([request])
@@ -184,15 +214,12 @@ class Decoder:
         return size
 
 
-def _work(path: str, probe: Probe) -> float:
-    return decoding(probe.frames, probe.width * probe.height, os.path.getsize(path))
-
-
 def _probe_of(answer: dict[str, Any] | Failure) -> Probe | Failure:
     if isinstance(answer, Failure):
         return answer
     fields: dict[str, Any] = answer["probe"]
-    fields["time_base"] = tuple(fields["time_base"])
+    for name in ("time_base", "key_s", "key_bytes"):  # JSON knows no tuples
+        fields[name] = None if fields[name] is None else tuple(fields[name])
     return Probe(**fields)
 
 

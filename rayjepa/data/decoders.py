@@ -18,6 +18,11 @@ RULES = (
     "max_frame_px",
     "max_video_h",
     "max_packets",
+    "whole_mib",
+    "read_tries",
+    "read_timeout_s",
+    "node_cache_gib",
+    "scratch",
 )
 """Knobs of data.* that a decoder goes by beside a spec; streams that have them in common share one, and its child."""
 
@@ -52,6 +57,10 @@ class Decoders:
     def clips(self, specs: Sequence[ClipSpec], substitute: Callable[[int, int], ClipSpec]) -> Decoded:
         """A clip for each spec, all of one stream; see `Decoder.clips`."""
         return self._by_stream[specs[0].stream].clips(specs, substitute)
+
+    def expect(self, specs: Sequence[ClipSpec]) -> None:
+        """Begin to fetch what a later call of `clips` for these will want; from any thread."""
+        self._by_stream[specs[0].stream].expect(specs)
 
     @property
     def restarts(self) -> int:

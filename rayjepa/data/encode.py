@@ -20,6 +20,7 @@ from rayjepa.data.container import Video, opened, stage
 from rayjepa.data.decode import MAX_BAD, USUAL_FPS
 from rayjepa.data.recipe import Recipe
 from rayjepa.data.shown import Seen, displayed
+from rayjepa.data.storage.paged import Paged
 from rayjepa.data.upright import Upright
 from rayjepa.data.video import BadVideo
 
@@ -65,10 +66,10 @@ class _File:
         return self.at
 
 
-def encode(file: int, out: int, recipe: Recipe, limits: Limits = Limits()) -> dict[str, Any]:
+def encode(file: int | Paged, out: int, recipe: Recipe, limits: Limits = Limits()) -> dict[str, Any]:
     """Make the video in `file` anew in `out`, read that back, and return what it came to.
 
-    Both are open descriptors, `out` for reading and writing; nothing else is opened. The answer holds `frames`,
+    Both are open, `out` as a descriptor for reading and writing; nothing else is opened. The answer holds `frames`,
     `dropped` (shown for no time), `refused` (packets of the source), `bytes`, `difference` (grey levels) and `cpu_s`;
     or `unwritten` alone: why `out` took no more, for which the video is not to blame.
     Raises:  BadVideo, also if what is read back is not what was shown; MemoryError, after which the process should end.

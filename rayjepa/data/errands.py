@@ -1,7 +1,6 @@
 """Requests in, answers in any order out, whatever becomes of the child that works on them: it is replaced."""
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -12,7 +11,10 @@ from rayjepa.data.clip import Failure, Limits
 from rayjepa.data.memory import Memory
 from rayjepa.data.request import MESSAGE_CLIPS, Request
 from rayjepa.data.sandbox import ChildDied, Sandbox, poison_of
-from rayjepa.data.video import BadVideo, open_file
+from rayjepa.data.storage.answering import Answering
+from rayjepa.data.storage.reads import Reads
+from rayjepa.data.storage.wanted import Opened
+from rayjepa.data.video import BadVideo
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ Settled = Generator[tuple[Request, dict[str, Any] | Failure], None, None]
 BACKOFF_S = 0.1
 """Pause before the first retry; it doubles with each."""
 LONGEST_PAUSE_S = 5.0
+LONGEST_WAIT_S = 1.0
+"""Until it is looked again at what is on its way, if nothing is heard of it."""
 ROOM = 256 << 20
 """Address space of a child for batches: two of 85 I420 clips of 16 x 256 x 256."""
 
@@ -41,6 +45,11 @@ class Errands:
             video_s=cfg.max_video_h * 3600,
             packets=cfg.max_packets,
         )
+        self.reads = Reads(cfg)
+        self.read_s = 0.0
+        """Seconds in which the child had nothing to do, since all that is asked for was on its way."""
+        self._whole = int(cfg.whole_mib * 2**20)
+        self._answering = Answering(self.reads)
         self._sandbox: Sandbox | None = None
         self._writes = False
         self._room = ROOM
@@ -51,12 +60,24 @@ class Errands:
 
     def close(self) -> None:
         """End the child and forget what it was asked; a later request starts another."""
+        self._let_go()
         self._waiting.clear()
         self._sent.clear()
         self._done.clear()
+        self.reads.close()
         if self._sandbox is not None:
             self._sandbox.close()
             self._sandbox = None
+
+    @property
+    def reading(self) -> tuple[float, int, int]:
+        """Seconds waited for bytes, bytes and requests of all that was read from afar or out of shards."""
+        fetching = self.reads.fetching
+        return self.read_s + self._answering.waited_s, fetching.nbytes + self.reads.copied, fetching.requests
+
+    def expect(self, requests: Iterable[Request]) -> None:
+        """Begin to fetch what a later call will ask for. From any thread."""
+        self.reads.expect(request.wanted(self._whole) for request in requests)
 
     def make_room(self, memory: Memory) -> None:
         """Have a child that can map this, and another like it, beside all that it may use for decoding."""
@@ -106,36 +127,43 @@ class Errands:
         while self._waiting and child.has_room:
             due: list[Request] = []
             parts: list[dict[str, Any]] = []
-            files: list[int] = []
+            opened: list[Opened] = []
             try:
                 for request in self._due():
                     try:
-                        file = open_file(request.uri)
+                        file = self.reads.open(request.wanted(self._whole), keep=request.do != "clips")
                     except BadVideo as error:
+                        is_final = request.wanted(self._whole).is_far  # it was tried often enough
                         for clip in request.clips():
+                            clip.tries = self.cfg.retries if is_final else clip.tries
                             yield from self._failed(clip, error.stage, error.kind, error.reason)
                         continue
-                    files.append(file)
+                    opened.append(file)
                     due.append(request)
-                    times = request.deadlines(os.fstat(file).st_size)
+                    request.nbytes = file.nbytes
+                    times = request.deadlines(file.nbytes)
                     limits = {"cpu_s": times * self.cfg.decode_cpu_s, "wall_s": times * self.cfg.decode_wall_s}
-                    parts.append(request.told(poison_of(request.uri)) | limits)
+                    parts.append(request.told(poison_of(request.uri), file.paged) | limits)
                 if not due:
                     return
                 memory, out = due[-1].memory, due[-1].out
                 target = memory.fd if memory else out
+                files = [file.fd for file in opened]
                 child.send(parts, files if target is None else [*files, target], memory.number if memory else None)
+                self._sent.append(due)
             finally:
-                for file in files:
-                    os.close(file)
-            self._sent.append(due)
+                for request, file in zip(due, opened, strict=True):
+                    if file.remote is not None and self._sent and self._sent[-1] is due:
+                        request.opened = file
+                    else:
+                        file.close()
 
     def _due(self) -> Iterator[Request]:
         """Take from `_waiting` what one message may hold: a question, or clips enough."""
         now, clips = time.monotonic(), 0
         for _ in range(len(self._waiting)):
             request = self._waiting.popleft()
-            if request.not_before > now:
+            if request.not_before > now or not self._is_here(request):
                 self._waiting.append(request)
                 continue
             clips += len(request.specs)
@@ -144,12 +172,12 @@ class Errands:
                 return
 
     def _receive(self) -> Settled:
-        """Wait for one answer, or for the end of a pause; yield what is settled by it."""
+        """Wait for one answer, for bytes, or for the end of a pause; yield what is settled by it."""
         pause: float | None = None
         if self._waiting:
-            pause = max(0.0, min(request.not_before for request in self._waiting) - time.monotonic())
+            pause = self._pause()
         if not self._sent:
-            time.sleep(pause or 0.0)
+            self.read_s += self.reads.wait(pause or 0.0)
             return
         child = self.child()
         try:
@@ -157,20 +185,42 @@ class Errands:
         except ChildDied as death:
             yield from self._died(death)
             return
+        self.reads.clear_wake()
         if answer is None:
+            self._answering.step(child, self._sent[0])
             return
         self._failed_starts = 0
         requests = self._sent.popleft()
-        if any(reply.get("kind") == "io" for part in answer for reply in part["answers"]):
+        pairs = list(zip(requests, answer, strict=True))
+        if any(r.get("kind") == "io" for request, part in pairs if not request.is_cut_off for r in part["answers"]):
             self._replace()
-        for request, part in zip(requests, answer, strict=True):
+        for request, part in pairs:
+            request.release()
             clips = request.clips()
             for clip, reply in zip(clips, part["answers"], strict=True):
                 if reply["ok"]:
                     self._done.append(clip)
                     yield clip, {**reply, "cpu_s": part["cpu_s"] / len(clips)}
                 else:
+                    clip.tries = self.cfg.retries if request.is_cut_off else clip.tries  # it was tried often enough
                     yield from self._failed(clip, reply["stage"], reply["kind"], reply["reason"])
+
+    def _pause(self) -> float:
+        """Seconds until one of those that wait is due, as far as that is known."""
+        now = time.monotonic()
+        if any(request.not_before <= now and self._is_here(request) for request in self._waiting):
+            return 0.0
+        return min([LONGEST_WAIT_S, *(r.not_before - now for r in self._waiting if r.not_before > now)])
+
+    def _is_here(self, request: Request) -> bool:
+        return self.reads.is_here(request.wanted(self._whole))
+
+    def _let_go(self) -> None:
+        """Close what was kept open for the child."""
+        self._answering.forget()
+        for message in self._sent:
+            for request in message:
+                request.release()
 
     def _died(self, death: ChildDied) -> Settled:
         """The request that the child had in hand has killed it; all others go to the next child, uncharged.
@@ -178,7 +228,9 @@ class Errands:
         If it was for several clips, each of them is tried alone, uncharged too, so that the culprit is found.
         """
         if death.started:
-            clips = self._sent[0].pop(death.part).clips()
+            culprit = self._sent[0].pop(death.part)
+            culprit.release()
+            clips = culprit.clips()
             self._bury()
             if len(clips) > 1:
                 logger.warning("%s: %s with %d clips in hand; each alone now", clips[0].uri, death.reason, len(clips))
@@ -217,7 +269,9 @@ class Errands:
             self._bury()  # it died while idle: no request is to blame
         if self._sandbox is None:
             memory_bytes = int(self.cfg.decode_memory_gib * 2**30) + self._room
-            self._sandbox = Sandbox(memory_bytes=memory_bytes, limits=self.limits, writes=self._writes)
+            self._sandbox = Sandbox(
+                memory_bytes=memory_bytes, limits=self.limits, writes=self._writes, wake=self.reads.wake
+            )
         return self._sandbox
 
     def _bury(self) -> None:
@@ -229,6 +283,7 @@ class Errands:
     def _replace(self) -> None:
         """End the child; its open requests wait for the next one, before all others."""
         assert self._sandbox is not None
+        self._let_go()
         self._sandbox.close()
         self._sandbox = None
         self.restarts += 1

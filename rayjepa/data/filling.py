@@ -8,10 +8,11 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from rayjepa.data.clip import ClipSpec
-from rayjepa.data.container import Video, is_readable, stage
+from rayjepa.data.container import Video, stage
 from rayjepa.data.convert import Shipper, siting_of
 from rayjepa.data.frames import Effort, in_order
 from rayjepa.data.plan import collect, plan, wanted_times
+from rayjepa.data.storage.paged import is_readable
 from rayjepa.data.video import BadVideo
 
 MAX_BAD = 0.25

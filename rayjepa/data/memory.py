@@ -1,5 +1,6 @@
 """Memory that the decoder's child fills and the caller keeps, so that clips are copied by nobody. Linux only."""
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 IDLE = 2
 """Memories kept for later batches: one that is being filled and one that has just been let go."""
+
+PUNCH_HOLE = 0x01 | 0x02
+"""FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, of which Python has no names."""
 
 _NUMBERS = count()
 
@@ -66,3 +70,44 @@ class Pool:
 def paged(nbytes: int) -> int:
     """`nbytes`, rounded up to whole pages: what can be mapped, and unmapped, alone."""
     return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def memory_file(content: bytes, nbytes: int | None = None) -> int:
+    """Memory without a name that holds this, and nothing up to `nbytes`."""
+    fd = os.memfd_create("video", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, len(content) if nbytes is None else nbytes)
+        write_at(fd, content, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def copied(source: int, offset: int, nbytes: int) -> int:
+    """Memory without a name that holds these bytes of an open file; the kernel copies them."""
+    fd = os.memfd_create("video", os.MFD_CLOEXEC)
+    done = 0
+    try:
+        while done < nbytes:
+            sent = os.sendfile(fd, source, offset + done, nbytes - done)
+            if not sent:
+                raise OSError(f"it ended after {done} of {nbytes} bytes")
+            done += sent
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def write_at(fd: int, content: bytes | memoryview, at: int) -> None:
+    view = memoryview(content)
+    while view:
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done
+
+
+def punch(fd: int, first: int, last: int) -> None:
+    """Give back the memory of a range that the child reads no more; where that is not possible, it stays."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate(fd, PUNCH_HOLE, ctypes.c_int64(first), ctypes.c_int64(last - first))

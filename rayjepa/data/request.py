@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 
-from rayjepa.data.clip import ClipSpec
+from rayjepa.data.clip import ClipSpec, Place
 from rayjepa.data.memory import Memory
+from rayjepa.data.storage.wanted import Opened, Wanted, wanted_of
 
 MOST_CLIPS = 16
 """Clips in one request: they share a deadline."""
+PROBED_WHOLE = 256 << 20
+"""Remote videos up to here are read whole when all of their packets are wanted; larger ones piece by piece."""
 MESSAGE_CLIPS = 8
 """Clips from which on a message is full: each message costs both sides 0.1 ms, most of it in waking the other."""
 
@@ -35,6 +38,8 @@ class Request:
 
     do: Literal["clips", "probe", "verify", "transcode"]
     uri: str
+    place: Place | None = None
+    """Where the file of a question lies, if not at `uri`; a spec knows its own."""
     specs: tuple[ClipSpec, ...] = ()
     """Of one video, for rows `row`, `row` + 1 ... of the batch."""
     row: int = 0
@@ -50,6 +55,26 @@ class Request:
     """What else the child is told."""
     tries: int = 0
     not_before: float = 0.0
+    opened: Opened | None = field(default=None, init=False)
+    """Its bytes while the child works on it, if more of them may have to be fetched."""
+    nbytes: int = field(default=0, init=False)
+    """Bytes of the video, once it was opened."""
+    is_cut_off: bool = field(default=False, init=False)
+    """Bytes that the child asked for could not be had, in all of data.read_tries."""
+    _wanted: Wanted | None = field(default=None, init=False)
+
+    def wanted(self, whole: int) -> Wanted:
+        """What is to be opened for it; for clips it is read whole up to `whole` bytes."""
+        if self._wanted is None:
+            places = [spec.place for spec in self.specs] or [self.place]
+            self._wanted = wanted_of(self.uri, places, whole if self.do == "clips" else PROBED_WHOLE)
+        return self._wanted
+
+    def release(self) -> None:
+        """Close what was kept open for it."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
 
     def clips(self) -> "list[Request]":
         """The request for each clip alone; a question is its own."""
@@ -60,13 +85,14 @@ class Request:
             for k, spec in enumerate(self.specs)
         ]
 
-    def told(self, poison: str | None) -> dict[str, Any]:
+    def told(self, poison: str | None, paged: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the child is told: all of the specs that it needs, and not where the file is."""
         if self.do != "clips":
-            return {"do": self.do, "poison": poison, **self.more}
+            return {"do": self.do, "poison": poison, "paged": paged, **self.more}
         return {
             "do": "clips",
             "poison": poison,
+            "paged": paged,
             "begin": self.row * self.stride,
             "stride": self.stride,
             "clips": [_told(spec) for spec in self.specs],
@@ -79,7 +105,7 @@ class Request:
         return 1 + file_bytes / PROBED_BYTES + self.work
 
 
-def grouped(specs: Iterable[ClipSpec], memory: Memory, stride: int) -> Iterator[Request]:
+def grouped(specs: Iterable[ClipSpec], memory: Memory | None = None, stride: int = 0) -> Iterator[Request]:
     """Adjacent specs of one video as one request each, at most MOST_CLIPS of them."""
     row = 0
     for uri, neighbours in groupby(specs, key=lambda spec: spec.uri):

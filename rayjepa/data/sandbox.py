@@ -1,7 +1,8 @@
 """The owner's end of one decoder child: start it, send it requests, receive answers, say how it ended. Linux only.
 
-Nothing has a name on disk: a socket pair, a pipe whose end means death. The child gets an open descriptor of each video
-and one of what it is to fill, and neither a path nor a credential. A dead one costs 0.16 s of CPU to replace; none is
+Nothing has a name on disk: two socket pairs, a pipe whose end means death. The child gets an open descriptor of each
+video and one of what it is to fill, and neither a path nor a credential; of a video that is not all here it says which
+bytes it wants. A dead one costs 0.16 s of CPU to replace; none is
 kept ready instead, since it would hold 50 MB for as long as the owner lives, and deaths are rare.
 """
 
@@ -64,10 +65,11 @@ class ChildDied(Exception):
 class Sandbox:
     """One child process. After a ChildDied, or `close`, it is of no further use."""
 
-    def __init__(self, *, memory_bytes: int, limits: Limits, writes: bool = False) -> None:
+    def __init__(self, *, memory_bytes: int, limits: Limits, writes: bool = False, wake: int | None = None) -> None:
         """Start it, without waiting until it is ready.
 
-        Units:   `memory_bytes` of address space; `writes`: it may also transcode, into files that it is handed.
+        Units:   `memory_bytes` of address space; `writes`: it may also transcode, into files that it is handed; `wake`
+                 is a descriptor: `receive` does not wait on when it can be read.
         """
         self.writes = writes
         self.versions: dict[str, str] = {}
@@ -80,6 +82,10 @@ class Sandbox:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._poll = select.poll()  # not select: a Ray worker can hold descriptors above 1023
         self._poll.register(self._channel, select.POLLIN)
+        self._asking, asks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._any = select.poll()
+        for watched in (self._channel, self._asking, *(() if wake is None else (wake,))):
+            self._any.register(watched, select.POLLIN)
         life, self._life = os.pipe()  # closed on exec: only this process holds the writing end
         options = {
             "path": _import_path(),
@@ -88,7 +94,7 @@ class Sandbox:
             "limits": asdict(limits),
             "writes": writes,
         }
-        inherited = (theirs.fileno(), place.fd, life)
+        inherited = (theirs.fileno(), place.fd, life, asks.fileno())
         command = [sys.executable, "-I", child.__file__, *map(str, inherited), json.dumps(options)]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -98,6 +104,7 @@ class Sandbox:
             )
         finally:
             theirs.close()
+            asks.close()
             os.close(life)
         self._since = time.monotonic()
 
@@ -143,19 +150,46 @@ class Sandbox:
             self.versions = message["versions"]
             self._since = time.monotonic()
 
+    @property
+    def in_hand(self) -> int:
+        """Which request of the oldest open message the child works on."""
+        return min(self._place[0], len(self._open[0]) - 1)
+
+    def asked(self) -> dict[str, Any] | None:
+        """Which bytes of the video in hand the child waits for, if it has just said so."""
+        try:
+            message = self._asking.recv(child.MESSAGE_BYTES, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except (BlockingIOError, ConnectionError):
+            return None
+        if not message or self._poll.poll(0):  # an answer that came before: the question is about the next message
+            return None
+        return json.loads(self._asking.recv(child.MESSAGE_BYTES))
+
+    def tell(self, failure: str | None, kind: str) -> None:
+        """Say that the bytes that it waits for are there, or why they are not."""
+        try:
+            self._asking.send(json.dumps({"failure": failure, "kind": kind}).encode())
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            # It has died; the next `receive` says how.
+
     def receive(self, timeout_s: float | None = None) -> list[dict[str, Any]] | None:
-        """The answers to the oldest open message; None if `timeout_s` passes first.
+        """The answers to the oldest open message; None if `timeout_s` passes first, it asks, or this process is woken.
 
         Raises:  ChildDied if the child ended, or stood still beyond its deadlines and was ended.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         self.start()
         limit = self._since + sum(wall_s for _, wall_s in self._open[0]) + GRACE_S
-        message = self._message(limit if until is None else min(limit, until))
-        if message is None:
+        seen = self._any.poll(max(0.0, (limit if until is None else min(limit, until)) - time.monotonic()) * 1e3)
+        if all(fd != self._channel.fileno() for fd, _ in seen):
             if time.monotonic() >= limit:
                 raise self._end()
             return None
+        message = self._message(limit)
+        if message is None:
+            raise self._end()
         self._since = time.monotonic()
         self._open.popleft()
         return message["parts"]
@@ -212,6 +246,7 @@ class Sandbox:
                     "decoder child %d does not die: it is stuck in the kernel, on a dead mount perhaps", self.pid
                 )
         self._channel.close()
+        self._asking.close()
         if self._life >= 0:
             os.close(self._life)
             self._life = -1

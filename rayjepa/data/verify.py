@@ -8,6 +8,7 @@ from rayjepa.data.container import opened
 from rayjepa.data.decode import decode_clips, probe
 from rayjepa.data.filling import MAX_BAD, Filling, reading
 from rayjepa.data.frames import Effort
+from rayjepa.data.storage.paged import Paged
 from rayjepa.data.video import IMAGES, BadVideo, Probe
 
 CLIPS = 4
@@ -18,7 +19,7 @@ STRIDE = 2.7
 SIZE_PX = 96
 
 
-def verify(file: int | str, limits: Limits = Limits()) -> Probe:
+def verify(file: int | str | Paged, limits: Limits = Limits()) -> Probe:
     """A probe after every packet was decoded once, in order; clips read by seeking are compared with the same in order.
 
     `damaged` is the number of packets that the decoder refused; `seek` is `linear` if a clip came out differently.
@@ -56,7 +57,7 @@ def _specs(found: Probe) -> list[ClipSpec]:
     ]  # fmt: skip
 
 
-def _is_same(file: int | str, specs: list[ClipSpec], expected: list[bytearray], limits: Limits) -> bool:
+def _is_same(file: int | str | Paged, specs: list[ClipSpec], expected: list[bytearray], limits: Limits) -> bool:
     """Whether clips by seeking, each alone and all at once, are those that were read in order."""
     alone = [bytearray(spec.nbytes) for spec in specs]
     at_once = [bytearray(spec.nbytes) for spec in specs]

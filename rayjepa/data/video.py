@@ -56,6 +56,14 @@ class Probe:
     """`linear` where a clip is read from the first packet on, because a seek could end elsewhere."""
     damaged: int | None = None
     """Packets that a full decode refused; none: it was not fully decoded."""
+    head: int | None = None
+    """Of a large video whose seeks are exact: bytes from the first on that opening and seeking read; else none."""
+    tail: int | None = None
+    """Likewise, bytes before its end."""
+    key_s: tuple[float, ...] | None = None
+    """Likewise, when key frames are displayed, in seconds after the first frame; the MOST_KEYS that part it evenly."""
+    key_bytes: tuple[int, ...] | None = None
+    """Where these key frames lie in the file."""
 
 
 def open_file(path: str) -> int:
