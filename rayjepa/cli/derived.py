@@ -1,21 +1,26 @@
 """What follows from the knobs of a run: said before hours are spent on it."""
 
-from rayjepa.config import RunConfig, Stream, phases_of, quantum_of, streams_of
-from rayjepa.data.manifest import Manifest
+from rayjepa.config import RunConfig, Stream, phase_at, phases_of, quantum_of, streams_of
+from rayjepa.config.parts import VIDEO
+from rayjepa.data.choice import Videos
+from rayjepa.data.reel import Share
+from rayjepa.data.tape import Tape
 
 
-def derived(run: RunConfig, videos: Manifest) -> list[str]:
-    """What follows from the knobs, to be read before hours are spent on it."""
+def derived(run: RunConfig, videos: Videos, *, finished: int = 0) -> list[str]:
+    """What follows from the knobs, to be read before hours are spent on it; `finished` steps are over already."""
     from rayjepa.model import sizes
 
     encoder, predictor = (f"{count:,}" for count in sizes(run))
     engine = f"DeepSpeed ZeRO-{run.zero.stage}" if run.train.engine == "zero" else "plain PyTorch"
-    passes = run.samples / max(len(videos.train_rows), 1)
+    passes = run.samples / Tape(phase_at(run, finished).run, videos).videos
     lines = [f"model: encoder {encoder} parameters, predictor {predictor}; {engine}, {run.train.precision}"]
     for phase in phases_of(run):
         if run.phases:
             lines.append(f"phase {phase.name}: steps {phase.first} to {phase.stop - 1}")
         lines += [f"{_kind(run, stream)}: {_clip(stream.run)}" for stream in streams_of(phase.run)]
+        if finished < phase.stop:  # its weights may be those of sources that an accepted manifest lacks
+            lines += _sources(phase.run, videos)
         train, ranks = phase.run.train, phase.run.ranks
         each = f"{ranks} rank(s) x {phase.run.micro_batch} x {train.accumulation} micro-batch(es)"
         lines.append(f"step: {train.clips} clips = {each}")
@@ -23,6 +28,28 @@ def derived(run: RunConfig, videos: Manifest) -> list[str]:
         *lines,
         f"run: {run.steps} steps = {run.samples:,} samples = {passes:.1f} passes over the training videos",
     ]
+
+
+def _sources(run: RunConfig, videos: Videos) -> list[str]:
+    """Lines on the share of each source, and how often its videos come."""
+    whole = sum(stream.weight for stream in streams_of(run))
+    return [
+        f"{_of(stream)}{share.source}: {share.share:.3g} of samples, {share.videos:,} videos, "
+        f"{_passes(stream, share, whole):.1f} passes"
+        for stream, shares in Tape(run, videos).shares
+        for share in shares
+        if share.source is not None
+    ]
+
+
+def _of(stream: Stream) -> str:
+    return "source " if stream.name == VIDEO else f"source of stream {stream.name}, "
+
+
+def _passes(stream: Stream, share: Share, whole: float) -> float:
+    """How often each video of a source comes, with data.clips_per_video clips each time."""
+    samples = stream.run.samples * stream.weight / whole * share.share
+    return samples / stream.run.data.clips_per_video / share.videos
 
 
 def _kind(run: RunConfig, stream: Stream) -> str:

@@ -2,22 +2,18 @@
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
 
 from rayjepa.cli.derived import derived, require_one_model, warnings_of
 from rayjepa.cli.display import display
 from rayjepa.cli.stopping import stop_on_signal
-from rayjepa.config import DataConfig, RunConfig, describe, phases_of, resolve, settled, streams_of
-from rayjepa.data import indexing, manifest, synthetic
-from rayjepa.data.manifest import Manifest
-from rayjepa.data.merge import merged
-from rayjepa.data.probing import Verify
-from rayjepa.data.tape import Tape
+from rayjepa.cli.videos import videos_of
+from rayjepa.config import RunConfig, describe, resolve, settled
+from rayjepa.data.twin import opened
 from rayjepa.train import folder
+from rayjepa.train.accepting import accept, require_same
 from rayjepa.train.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -30,7 +26,8 @@ def pretrain(preset: str, overrides: Mapping[str, object]) -> int:
     require_init(run)
     videos = videos_of(run)
     run_dir, run = folder.create(run, videos, preset=Path(preset).stem)
-    return _train(run, run_dir, videos)
+    del videos  # from here on everybody has the run's own, mapped
+    return _train(run, run_dir)
 
 
 def pretrain_or_resume(preset: str, overrides: Mapping[str, object]) -> int:
@@ -56,86 +53,32 @@ def pretrain_or_resume(preset: str, overrides: Mapping[str, object]) -> int:
     return resume(run_dir, {})
 
 
-def resume(run_dir: Path, overrides: Mapping[str, object]) -> int:
-    """Continue a run from its last checkpoint, or from the start if it has none."""
+def resume(run_dir: Path, overrides: Mapping[str, object], *, new: Path | None = None) -> int:
+    """Continue a run from its last checkpoint, or from the start if it has none; over the manifest `new` if given."""
     run, changed = folder.reopen(run_dir, overrides)
     for line in changed:
         log.info("changed on resume: %s", line)
     require_one_model(run)
+    if new is not None and (alive := folder.driver_alive(run_dir)):
+        raise RuntimeError(f"{run_dir.name} is being trained by {alive}; stop that first, then accept another manifest")
+    told = require_same(run, run_dir) if new is None else accept(run, run_dir, new.expanduser())
+    for line in told:
+        log.info("%s", line)
     if _finished(run_dir) >= run.steps:
         whole = f"{len(run.phases) + 1} phases with {run.steps} steps" if run.phases else f"train.steps={run.steps}"
         more = "one more phase, or a longer last one," if run.phases else "a larger one"
         log.info("%s has finished all of %s; %s trains on", run_dir, whole, more)
         return 0
-    return _train(run, run_dir.resolve(), manifest.read(run_dir / "manifest.parquet"))
+    return _train(run, run_dir.resolve())
 
 
-def videos_of(run: RunConfig) -> Manifest:
-    """The manifest of a run, of all that its streams draw from: read, indexed, or of synthetic videos made now.
-
-    Raises:  ValueError if a stream would have nothing to train on, or masks that leave nothing, in any phase.
-    """
-    from rayjepa.masks import splits_for
-
-    streams = streams_of(run)
-    parts = [(None, _videos(run.data, ""))] if any(stream.source is None for stream in streams) else []
-    own = [stream for stream in streams if stream.source is not None]
-    parts += [(stream.source, _videos(stream.run.data, f"stream {stream.name}: ")) for stream in own]
-    videos = merged(parts) if own else parts[0][1]
-    for phase in phases_of(run):
-        sample = Tape(phase.run, videos).spec(0)
-        for stream in streams_of(phase.run):
-            splits_for(stream.run, step=phase.first, specs=[sample])
-    return videos
-
-
-def _videos(data: DataConfig, whose: str) -> Manifest:
-    source = data.videos
-    if source is None:
-        source = str(_synthetic(data))
-    made = source.endswith(".parquet")
-    videos = manifest.read(Path(source).expanduser()) if made else indexed(source, data)
-    log.info("%s%s", whose, videos.summary())
-    return videos
-
-
-def indexed(source: str, cfg: DataConfig, *, labels: Path | None = None, verify: Verify = "quick") -> Manifest:
-    """The manifest of a source, with a line of progress."""
-    what = f"index {source}" if verify == "quick" else f"index {source}, decoding all of it"
-    with _counting(what, "files") as progress:
-        return indexing.index(source, cfg=cfg, labels=labels, verify=verify, progress=progress)
-
-
-def _synthetic(cfg: DataConfig) -> Path:
-    home = Path(cfg.cache).expanduser()
-    with _counting(f"synthetic videos in {home}", "files") as progress:
-        return synthetic.make(home, cfg.synthetic_videos, progress=progress)
-
-
-@contextmanager
-def _counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress callback that says at most one line in two seconds, and what it took at the end."""
-    began = last = time.monotonic()
-    seen = [0]
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        seen[0] = total
-        if time.monotonic() - last >= 2:
-            last = time.monotonic()
-            log.info("%s: %d of %d %s", what, done, total, unit)
-
-    yield progress
-    if seen[0]:
-        log.info("%s: %d %s in %.1f s", what, seen[0], unit, time.monotonic() - began)
-
-
-def _train(run: RunConfig, run_dir: Path, videos: Manifest) -> int:
+def _train(run: RunConfig, run_dir: Path) -> int:
     from rayjepa.report import write_report
 
     owner = folder.claim(run_dir)
     log.info("run %s", run_dir)
-    for line in derived(run, videos):
+    videos = opened(run_dir / "manifest.parquet", scratch=run.data.scratch)
+    for line in derived(run, videos, finished=_finished(run_dir)):
         log.info("%s", line)
     for line in warnings_of(run):
         log.warning("warning: %s", line)

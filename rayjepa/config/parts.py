@@ -114,8 +114,12 @@ def streams_of(run: RunConfig) -> tuple[Stream, ...]:
                 raise ConfigError(f"{where}: {key} is not a knob of data, views or masks, which a stream may set")
             if key == "data.quantum":
                 raise ConfigError(f"{where}: {key} is one number for all streams of a run")
-        source = cfg.name if "data.videos" in dotted(cfg.set) else None
-        own = _with(plain, dotted(cfg.set), where)
+        values = dotted(cfg.set)
+        if "data.videos" in values:  # weights of the run's sources say nothing of these
+            values = {"data.sources": (), **values}
+        own = _with(plain, values, where)
+        brings = "data.videos" in values or ("data.sources" in values and any(s.videos for s in own.data.sources))
+        source = cfg.name if brings else None
         streams.append(Stream(name=cfg.name, weight=cfg.weight, run=own, source=source))
     return tuple(streams)
 

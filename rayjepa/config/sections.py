@@ -39,8 +39,8 @@ class SourceConfig:
 @section
 class DataConfig:
     videos: str | None = None
-    """Folder, glob, list (.txt, one path a line) or manifest (.parquet) of videos or images; none: synthetic videos,
-    made once in data.cache."""
+    """Manifest (.parquet), or what `rayjepa index` takes: folder, glob, list, shard, file of videos or images, here or
+    at a URL; none: synthetic videos, made once in data.cache."""
     cache: str = "~/.cache/rayjepa"
     """Folder for the synthetic videos."""
     sources: tuple[SourceConfig, ...] = ()

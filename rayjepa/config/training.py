@@ -168,7 +168,7 @@ class ClusterConfig:
     decoders: int = 2
     """Decode actors, each with one child process running FFmpeg."""
     max_decoders: int | None = None
-    """Decode actors that the stream may grow to while clips are short of, and shrink from; none: cluster.decoders."""
+    """Decode actors that there may be while clips are wanted faster than decoded; none: always cluster.decoders."""
     cpus_per_worker: float = 1.0
     """Logical CPUs reserved by each train worker."""
     gpus: bool | None = None
@@ -185,6 +185,11 @@ class ClusterConfig:
     """Micro-batches that a worker holds ready; none: as many as a share of the object store holds, up to 64."""
     block: int | None = None
     """Micro-batches of one worker that travel together; none: as many as make a block of 4 MiB, up to 16."""
+
+    @property
+    def most_decoders(self) -> int:
+        """Decode actors that there may be at once."""
+        return self.max_decoders or self.decoders
 
     def __post_init__(self) -> None:
         need(self.workers >= 0, f"cluster.workers={self.workers} must be at least 0 (0: no Ray)")

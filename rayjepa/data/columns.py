@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
-from rayjepa.data.labels import PREFIX
+from rayjepa.data.index.labels import PREFIX
 
 SCHEMA: Any = pa.schema(
     [

@@ -1,13 +1,15 @@
 """The manifest: one Parquet row for each video, made once, read by the tape."""
 
 import contextlib
-import hashlib
+import json
 import os
+import shutil
 import uuid
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,12 @@ import pyarrow.parquet
 from jaxtyping import Bool, Float64, Int64
 
 from rayjepa.config import DataConfig
-from rayjepa.data.columns import SCHEMA, checked, content, equals
-from rayjepa.data.labels import PREFIX
-from rayjepa.data.video import IMAGES
+from rayjepa.data.choice import Choice, Rows, choose, images
+from rayjepa.data.columns import SCHEMA, checked, equals
+from rayjepa.data.fingerprint import fingerprint
+from rayjepa.data.index.repeats import Repeats, repeats
+from rayjepa.data.index.summary import summary
+from rayjepa.data.lookup import Entry, Lookup
 
 VERSION = 4
 """Format of the file; a change of column or meaning raises it. OLD_VERSIONS are read too."""
@@ -25,10 +30,13 @@ VERSION = 4
 OLD_VERSIONS = ("2", "3")
 """Without the columns that came later; in 3, `source` is what `stream` is now."""
 
-SPLIT_FROM = 20
-"""Usable videos from which on some are held out."""
+GROUP = 1 << 17
+"""Rows of a row group: some tens of MB in memory, so that a large manifest can be read piece by piece."""
 
 _METADATA = b"rayjepa.manifest"
+_FINGERPRINT = b"rayjepa.fingerprint"
+_SUMMARY = b"rayjepa.summary"
+_REPEATS = b"rayjepa.repeats"
 
 
 @dataclass(frozen=True)
@@ -81,14 +89,7 @@ class Manifest:
     @cached_property
     def images(self) -> Bool[np.ndarray, " n"]:
         """Which rows are images, from which no clip of several frames is drawn."""
-        coded = self.column("container").dictionary_encode()
-        codes = [code for code, name in enumerate(coded.dictionary.to_pylist()) if name in IMAGES]
-        return np.isin(coded.indices.to_numpy(zero_copy_only=False), codes)
-
-    def of_stream(self, name: str | None) -> Bool[np.ndarray, " n"]:
-        """Which rows the data.videos of stream `name` brought; none: those of the run."""
-        column = self.column("stream")
-        return column.is_null().to_numpy(zero_copy_only=False) if name is None else equals(column, name)
+        return images(self.column("container"))
 
     @cached_property
     def train_rows(self) -> Int64[np.ndarray, " m"]:
@@ -100,59 +101,39 @@ class Manifest:
         """Usable rows that are never trained, rising."""
         return np.flatnonzero(self.usable & equals(self.column("split"), "holdout"))
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """32 hex digits over what decides the tape: uri, bytes, duration, frames, split, status, stream, source."""
-        digest = hashlib.blake2b(b"%d" % len(self), digest_size=16, person=_METADATA)
-        names = ["uri", "bytes", "duration_s", "frames", "split", "status"]
-        names += [name for name in ("stream", "source") if self.column(name).null_count < len(self)]
-        for name in names:
-            for part in content(self.column(name)):
-                digest.update(part)
-        return digest.hexdigest()
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.scan, len(self))
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup([self.table])
+
+    @cached_property
+    def repeats(self) -> Repeats:
+        """Paths that come more than once."""
+        return repeats(self)
+
+    def entry(self, row: int) -> Entry:
+        """What the tape needs to know of one row."""
+        return self._lookup[row]
+
+    def chosen(self, choice: Choice) -> Rows:
+        """The rows that a stream draws from."""
+        return choose([self.table], choice)
+
+    def scan(self, columns: Sequence[str]) -> Iterable[pa.Table]:
+        """These columns of all rows, in one piece."""
+        return [self.table.select(list(columns))]
 
     def summary(self, cfg: DataConfig | None = None) -> str:
-        """Lines for a person: counts, codecs, lengths, split, what is bad and why; with `cfg`, the short videos too."""
-        usable, train, holdout = int(self.usable.sum()), len(self.train_rows), len(self.holdout_rows)
-        gib = self.column("bytes").fill_null(0).to_numpy().sum() / 2**30
-        images = int(np.count_nonzero(self.images & self.usable))
-        what = "videos" if not images else "images" if images == usable else "videos and images"
-        lines = [f"{len(self)} {what}, {gib:.3g} GiB: {usable} usable, {len(self) - usable} bad"]
-        if usable:
-            lines.append(f"codecs: {counts(self.column('codec'))}" + (f"; {images} images" if images else ""))
-            seconds = self.duration_s[self.usable & ~self.images]
-            if len(seconds):
-                low, middle, high = np.quantile(seconds, (0, 0.5, 1))
-                lines.append(
-                    f"length: {low:.2f} to {high:.2f} s, median {middle:.2f} s, {seconds.sum() / 3600:.2f} h in all"
-                )
-            few = f"fewer than {SPLIT_FROM} usable" if usable < SPLIT_FROM else "none by data.holdout and hash of path"
-            why = "" if holdout else f" ({few}): health is measured on training videos"
-            lines.append(f"split: {train} train, {holdout} holdout{why}")
-            if cfg and (short := int(np.count_nonzero(seconds < span_s(cfg)))):
-                fate = "never drawn" if cfg.short_videos == "skip" else "filled by repeating their last frame"
-                lines.append(f"short: {short} usable videos last less than a clip's {span_s(cfg):.2f} s and are {fate}")
-            lines += self._reading()
-        if usable < len(self):
-            lines.append(f"bad: {counts(self.column('reason'))}; first: {named(self, 1)}")
-        if labels := [n.removeprefix(PREFIX) for n in self.table.column_names if n.startswith(PREFIX)]:
-            lines.append(f"labels: {', '.join(labels)}")
-        return "\n".join(lines)
-
-    def _reading(self) -> list[str]:
-        """Lines of the summary on usable videos that are read slowly, or that a full decode found damaged."""
-        lines: list[str] = []
-        if linear := int(np.count_nonzero(self.linear & self.usable)):
-            lines.append(
-                f"seeks: {linear} usable videos are read from their first packet on, as seeks in them are not exact; "
-                "`rayjepa transcode` makes them fast"
-            )
-        damaged = self.column("damaged").filter(pa.array(self.usable)).drop_null().to_numpy()
-        if len(damaged):
-            hurt, packets = int(np.count_nonzero(damaged)), int(damaged.sum())
-            found = f"{packets} damaged packet(s) in {hurt} of them" if hurt else "no packet is damaged"
-            lines.append(f"decoded in full: {len(damaged)} usable videos, {found}")
-        return lines
+        """Lines for a person: what there is, what is bad and why; with `cfg`, the short videos too."""
+        return summary(self.table, cfg)
 
 
 def span_s(cfg: DataConfig) -> float:
@@ -165,12 +146,30 @@ def write(manifest: Manifest, path: str | Path) -> None:
 
     Raises:  OSError that names the file and the cause, if it cannot be written.
     """
-    path = Path(path)
+    facts = {
+        _METADATA: b"%d" % VERSION,
+        _FINGERPRINT: manifest.fingerprint.encode(),
+        _SUMMARY: manifest.summary().encode(),
+        _REPEATS: json.dumps(asdict(manifest.repeats)).encode(),
+    }
+    table = manifest.table.replace_schema_metadata(facts)
+    _put(Path(path), lambda half: pyarrow.parquet.write_table(table, half, compression="zstd", row_group_size=GROUP))
+
+
+def copy(source: Path, path: Path) -> None:
+    """Write a manifest's file once more; the copy is whole or not there.
+
+    Raises:  OSError that names the file and the cause, if it cannot be written.
+    """
+    _put(path, lambda half: shutil.copyfile(source, half))
+
+
+def _put(path: Path, write_to: Callable[[Path], object]) -> None:
+    """What `write_to` writes, under its name once it is whole."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    table = manifest.table.replace_schema_metadata({_METADATA: b"%d" % VERSION})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        write_to(temporary)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -178,21 +177,56 @@ def write(manifest: Manifest, path: str | Path) -> None:
         raise OSError(f"cannot write manifest {path}: {error}; name a file in a folder that can be written") from error
 
 
-def read(path: str | Path) -> Manifest:
-    """The manifest in the Parquet file `path`.
+class Head(NamedTuple):
+    """What the file of a manifest says before its rows are read."""
 
-    Raises:  ValueError if there is none, or it is of another version or has other columns.
+    version: str
+    """`none`: it is Parquet, but says nothing of a manifest."""
+    rows: int
+    fingerprint: str | None
+    """None: it was written by an older version, or somebody else."""
+    summary: str
+    repeats: Repeats
+
+
+def head(path: str | Path) -> Head:
+    """What the file of a manifest says of itself; its rows are not read.
+
+    Raises:  ValueError if there is none, or it is of a version that cannot be read.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no manifest: {path} is not a file; make one with `rayjepa index`")
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            version = (file.schema_arrow.metadata or {}).get(_METADATA, b"none").decode(errors="replace")
-            if version not in (*OLD_VERSIONS, str(VERSION), "none"):
-                raise ValueError(
-                    f"format version {version}, and this code reads {', '.join(OLD_VERSIONS)} and {VERSION}"
-                )
+            return _head(file)
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        raise _unusable(path, error) from None
+
+
+def _head(file: Any) -> Head:
+    facts = file.schema_arrow.metadata or {}
+    version = facts.get(_METADATA, b"none").decode(errors="replace")
+    if version not in (*OLD_VERSIONS, str(VERSION), "none"):
+        raise ValueError(f"format version {version}, and this code reads {', '.join(OLD_VERSIONS)} and {VERSION}")
+    known = facts.get(_FINGERPRINT) if version == str(VERSION) else None
+    rows = file.metadata.num_rows
+    twice = Repeats(**json.loads(facts.get(_REPEATS, b"{}")))
+    return Head(version, rows, known.decode() if known else None, facts.get(_SUMMARY, b"").decode(), twice)
+
+
+def _unusable(path: Path, error: ValueError) -> ValueError:
+    return ValueError(f"{path} is not a usable manifest: {error}; make it again with `rayjepa index`")
+
+
+def read(path: str | Path) -> Manifest:
+    """The manifest in the Parquet file `path`, all of it in this process's memory.
+
+    Raises:  ValueError if there is none, or it is of another version or has other columns.
+    """
+    version = head(path).version
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
             table = file.read()
             if version in OLD_VERSIONS:
                 table = _renewed(table, version)
@@ -200,8 +234,8 @@ def read(path: str | Path) -> Manifest:
             if version == "none":
                 raise ValueError("right columns, but no format version")
             return manifest
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        raise ValueError(f"{path} is not a usable manifest: {error}; make it again with `rayjepa index`") from None
+    except ValueError as error:
+        raise _unusable(Path(path), error) from None
 
 
 def _renewed(table: pa.Table, version: str) -> pa.Table:
@@ -212,16 +246,3 @@ def _renewed(table: pa.Table, version: str) -> pa.Table:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
     return table
-
-
-def counts(column: pa.Array) -> str:
-    """The five most frequent texts of a column with their counts."""
-    counts = Counter({c["values"]: c["counts"] for c in column.drop_null().value_counts().to_pylist()}).most_common()
-    rest = [f"and {len(counts) - 5} others"] if len(counts) > 5 else []
-    return ", ".join([f"{text} ({count})" for text, count in counts[:5]] + rest)
-
-
-def named(manifest: Manifest, most: int) -> str:
-    """The first bad rows, each with its reason."""
-    rows = np.flatnonzero(~manifest.usable)[:most]
-    return ", ".join(f"{manifest.uri(r)} ({manifest.column('reason')[r].as_py()})" for r in rows.tolist())

@@ -1,4 +1,4 @@
-"""One manifest of several sources: what the streams of a run draw from."""
+"""One manifest of several: what the streams of a run draw from, and the sources of a stream."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -28,6 +28,11 @@ def merged(parts: Sequence[tuple[str | None, Manifest]]) -> Manifest:
     held_out = table.filter(_pc.equal(table.column("split"), "holdout")).column("uri")
     split = _pc.if_else(_pc.is_in(table.column("uri"), value_set=held_out), "holdout", table.column("split"))
     return Manifest(_with(table, "split", split))
+
+
+def of_source(videos: Manifest, name: str) -> Manifest:
+    """The same rows, all of the source `name`."""
+    return Manifest(_with(videos.table, "source", pa.repeat(pa.scalar(name, pa.string()), len(videos))))
 
 
 def _of_stream(table: pa.Table, name: str | None) -> pa.Table:

@@ -3,30 +3,36 @@
 Within a step, each stream has a range of consecutive samples of its own, whose size follows from the step alone.
 """
 
+from collections.abc import Sequence
+
 from rayjepa.config import RunConfig, Stream, quantum_of, streams_of
+from rayjepa.data.choice import Videos
 from rayjepa.data.clip import ClipSpec
-from rayjepa.data.manifest import Manifest
 from rayjepa.data.quotas import Quotas
-from rayjepa.data.reel import Reel
+from rayjepa.data.reel import Reel, Share
 
 
 class Tape:
     """The samples of `run` over the videos of `manifest`: `spec(i)` for training, `held_out` for health and probes.
 
-    It keeps the paths and lengths, not the manifest: its pickle is one Arrow buffer and a few arrays, which
-    Ray maps into every process of a node without a copy. Of a run with phases it is the tape of one, whose samples
-    follow the `first` of those before it.
-    Raises:  ValueError if a stream has no video left to train on.
+    Of a run with phases it is the tape of one, whose samples follow the `first` of those before it. Of a run for which
+    another manifest was accepted on its way, `before` has the earlier ones: each with the index below which samples are
+    drawn from it, in rising order. Held-out clips are always of the newest, which holds out nothing that was trained.
+    Raises:  ValueError if a stream has no video left to train on, or weights do not fit the sources.
     """
 
-    def __init__(self, run: RunConfig, manifest: Manifest, *, first: int = 0) -> None:
+    def __init__(
+        self, run: RunConfig, videos: Videos, *, first: int = 0, before: Sequence[tuple[int, Videos]] = ()
+    ) -> None:
         self.run = run
         self.samples = range(first, first + run.samples)
         """Indices of the samples on this tape."""
-        self.fingerprint = manifest.fingerprint
+        self.fingerprint = videos.fingerprint
+        """Of the newest manifest."""
         streams = streams_of(run)
         self.quotas = quotas_of(run, streams)
-        self._reels = [Reel(stream, manifest) for stream in streams]
+        self._reels = [Reel(stream, videos) for stream in streams]
+        self._before = [(stop, [Reel(stream, earlier) for stream in streams]) for stop, earlier in before]
         examined = [reel for reel in self._reels if reel.stream.run.data.frames > 1] or self._reels
         self._examined = examined[0]
 
@@ -34,6 +40,11 @@ class Tape:
     def videos(self) -> int:
         """Videos that are trained on; each stream draws each of its own once before any again."""
         return sum(len(reel) for reel in self._reels)
+
+    @property
+    def shares(self) -> tuple[tuple[Stream, tuple[Share, ...]], ...]:
+        """The streams, each with what its sources give."""
+        return tuple((reel.stream, reel.shares) for reel in self._reels)
 
     @property
     def examined(self) -> Stream:
@@ -57,7 +68,8 @@ class Tape:
             here = f"{len(self.samples)} samples" + (f" from {self.samples.start} on" if self.samples.start else "")
             raise IndexError(f"sample {index}, attempt {attempt} is not on this tape of {here}")
         stream, place = self.quotas.place(index)
-        return self._reels[stream].spec(index, place, attempt)
+        reels = next((reels for stop, reels in self._before if index < stop), self._reels)
+        return reels[stream].spec(index, place, attempt)
 
     def held_out(self, count: int) -> tuple[ClipSpec, ...]:
         """At most `count` clips for health and probes, always the same ones for this manifest, clip length and count.

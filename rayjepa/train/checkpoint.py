@@ -74,7 +74,8 @@ def restore(engine: Engine, folder: Path, *, fingerprint: str | None = None) -> 
     if fingerprint is not None and state.fingerprint != fingerprint:
         raise RuntimeError(
             f"{folder} was trained on a manifest with fingerprint {state.fingerprint}, this one has {fingerprint}: "
-            "step and sample would no longer belong together. Resume with the run's own manifest.parquet"
+            "step and sample would no longer belong together. `rayjepa pretrain --resume RUN` says what differs, and "
+            "how to accept it; or put the run's own manifest.parquet back"
         )
     engine.load(folder)
     return state

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rayjepa.config import ConfigError, Phase, RunConfig, dump, phases_of, resolve, settled, to_yaml
-from rayjepa.data import manifest
 from rayjepa.data.manifest import Manifest
+from rayjepa.data.twin import Twin
+from rayjepa.train.accepting import keep_first
 from rayjepa.train.restart import finished_steps, restart_point
 
 # What a resume may not change: it would train other samples, or not fit the weights.
@@ -38,7 +39,7 @@ FREE_DATA = tuple(
 SILENCE_S = 60.0
 
 
-def create(run: RunConfig, videos: Manifest, *, preset: str) -> tuple[Path, RunConfig]:
+def create(run: RunConfig, videos: Manifest | Twin, *, preset: str) -> tuple[Path, RunConfig]:
     """Make the folder of a new run and write its configuration and manifest; return both with the name filled in.
 
     Raises:  ValueError if the folder exists or cannot be written.
@@ -58,7 +59,7 @@ def create(run: RunConfig, videos: Manifest, *, preset: str) -> tuple[Path, RunC
     except OSError as error:
         raise ValueError(f"out={run.out}: cannot make {folder} ({error.strerror}); choose a writable folder") from None
     (folder / "run.yaml").write_text(to_yaml(named))
-    manifest.write(videos, folder / "manifest.parquet")
+    keep_first(named, folder / "manifest.parquet", videos)
     return folder, named
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from rayjepa.config import Phase, RunConfig, phase_at
-from rayjepa.data import manifest
 from rayjepa.data.batch import ClipBatch
+from rayjepa.data.blocks import Timing
 from rayjepa.data.decoders import Decoders
+from rayjepa.data.eras import era_at, open_tape, read_eras
 from rayjepa.data.tape import Tape
 from rayjepa.health.held_out import HeldOut
 from rayjepa.interop.start import begin
@@ -88,11 +89,12 @@ def _train(
     board = open_board(run_dir, start=attempt.start) if run.report.tensorboard and engine.rank == 0 else None
     lines = History(run_dir, attempt=attempt.attempt, rank=engine.rank, board=board)
     record_held_out(lines, held_out.batches, step=attempt.start)
-    write = partial(checkpoint.save, engine, run_dir, whole, attempt=attempt.attempt, fingerprint=tape.fingerprint)
+    _tell_manifests(lines, run_dir, tape, range(attempt.start, phase.stop))
+    write = partial(checkpoint.save, engine, run_dir, whole, attempt=attempt.attempt)
 
     def save(*, finished: int, ledger: Ledger) -> Path:
         progress.say("saving")
-        return write(finished=finished, ledger=ledger)
+        return write(finished=finished, ledger=ledger, fingerprint=_fingerprint(run_dir, tape, finished - 1))
 
     def health(finished: int) -> Mapping[str, Any]:
         with examining():
@@ -149,8 +151,23 @@ def _restored(engine: Engine, run: RunConfig, run_dir: Path, attempt: Attempt, t
     if attempt.checkpoint is None:
         begin(engine, run, run_dir)
         return Ledger()
-    state = checkpoint.restore(engine, run_dir / attempt.checkpoint, fingerprint=tape.fingerprint)
+    expected = _fingerprint(run_dir, tape, attempt.start - 1)
+    state = checkpoint.restore(engine, run_dir / attempt.checkpoint, fingerprint=expected)
     return Ledger(refused=state.refused, failures=state.ledger)
+
+
+def _tell_manifests(lines: History, run_dir: Path, tape: Tape, steps: range) -> None:
+    """Say from which manifest `steps` are drawn, and at which of them another begins."""
+    lines.append("manifest", step=steps.start, fingerprint=_fingerprint(run_dir, tape, steps.start))
+    for era in read_eras(run_dir / "manifest.parquet"):
+        if era.first in steps[1:]:  # the checkpoints at and after it are lost
+            lines.append("manifest", step=era.first, fingerprint=era.fingerprint)
+
+
+def _fingerprint(run_dir: Path, tape: Tape, step: int) -> str:
+    """Of the manifest that a step's samples are drawn from."""
+    eras = read_eras(run_dir / "manifest.parquet")
+    return era_at(eras, step).fingerprint if eras else tape.fingerprint
 
 
 class Progress:
@@ -206,7 +223,7 @@ def alone(run: RunConfig, run_dir: Path, *, owner: str) -> Outcome:
     while True:
         attempt = history.begin_attempt(run_dir, owner=owner, world=1)
         phase = phase_at(run, attempt.start)
-        tape = tape_of(phase, run_dir)
+        tape = tape_of(phase, run_dir, start=attempt.start)
         with Decoders(phase.run) as decoders:
             clips = local_batches(phase.run, tape, decoders, start=attempt.start)
             outcome = take_part(run, run_dir, attempt, clips, tape=tape)
@@ -214,15 +231,21 @@ def alone(run: RunConfig, run_dir: Path, *, owner: str) -> Outcome:
             return outcome
 
 
-def tape_of(phase: Phase, run_dir: Path) -> Tape:
-    """The samples of a phase, over the videos of the run's folder."""
-    videos = manifest.read(run_dir / "manifest.parquet")
-    return Tape(phase.run, videos, first=phase.first * phase.run.train.clips)
+def tape_of(phase: Phase, run_dir: Path, *, start: int | None = None) -> Tape:
+    """The samples of a phase, over the videos of the run's folder; those before step `start` are not asked for."""
+    clips = phase.run.train.clips
+    return open_tape(
+        phase.run,
+        run_dir / "manifest.parquet",
+        first=phase.first * clips,
+        start=None if start is None else start * clips,
+    )
 
 
 def local_batches(run: RunConfig, tape: Tape, decoders: Decoders, *, start: int) -> Iterator[ClipBatch]:
     """The tape from step `start`, decoded in turn."""
     for first in range(start * run.train.clips, tape.samples.stop, run.micro_batch):
+        began = time.monotonic()
         decoded = decoders.clips([tape.spec(i) for i in range(first, first + run.micro_batch)], tape.spec)
         yield ClipBatch(
             index=torch.tensor([spec.index for spec in decoded.specs]),
@@ -230,4 +253,12 @@ def local_batches(run: RunConfig, tape: Tape, decoders: Decoders, *, start: int)
             layout=torch.from_numpy(decoded.layout),
             specs=tuple(decoded.specs),
             failures=decoded.failures,
+            timing=Timing(
+                decode_s=time.monotonic() - began,
+                idle_s=0.0,
+                cpu_s=decoded.cpu_s,
+                read_s=decoded.read_s,
+                read_bytes=float(decoded.read_bytes),
+                actor=0.0,
+            ),
         )
