@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -19,7 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from rayjepa.config import DataConfig
 from rayjepa.data import manifest, synthetic
+from rayjepa.data.index import indexing
 from rayjepa.train.history import coverage, read_history
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -213,11 +216,17 @@ def test_a_stopped_job_saves_and_sent_again_trains_every_sample_once(site: Site)
 def test_a_file_of_jobs_is_the_same_job(site: Site) -> None:
     file = Path(__file__).parent.parent / "jobs" / "index.py"
     out = site.folder / "clips.parquet"
-    words = f"{file} {site.folder / 'videos'} --out {out}"
+    sources = [site.folder / "videos", site.folder / "shard.tar"]
+    with tarfile.open(sources[1], "w") as tar:
+        for video in sorted(sources[0].rglob("*.mp4"))[:3]:
+            tar.add(video, arcname=f"in it/{video.name}")
+    words = f"{file} {sources[0]} shard={sources[1]} --out {out}"
     done = site.run(f"ray job submit --address {site.url} -- python {words}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"wrote {out}\nresults: {out}\n" in done.stdout
-    assert len(manifest.read(out)) == 24
+    assert "processes of the cluster look at files" in done.stdout
+    assert len(manifest.read(out)) == 24 + 3
+    assert manifest.read(out) == indexing.index(sources[0], f"shard={sources[1]}", cfg=DataConfig())
 
 
 def test_a_job_that_fails_says_why_and_so_does_its_exit_status(site: Site) -> None:

@@ -15,10 +15,12 @@ from footage import make_video
 
 from rayjepa.cli import main
 from rayjepa.config import DataConfig, resolve
-from rayjepa.data import gain, indexing, manifest
+from rayjepa.data import gain, manifest
+from rayjepa.data.index import indexing
+from rayjepa.data.jobs import name_of
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.recipe import Recipe
-from rayjepa.data.transcode import MANIFEST, RECIPE, RECORD, UNFINISHED, Outcome, name_of, work_in
+from rayjepa.data.transcode import MANIFEST, RECIPE, RECORD, UNFINISHED, Outcome, work_in
 
 HERE = ["cluster.workers=0", "data.retries=0"]
 QUICK = ["--x264-preset", "ultrafast", "--clips", "2"]

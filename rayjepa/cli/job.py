@@ -10,7 +10,10 @@ from pathlib import Path
 
 from rayjepa import __version__
 from rayjepa.cli import VERBS, arguments, guarded, overrides_from
+from rayjepa.cli.index import parted
 from rayjepa.config import RunConfig, resolve
+from rayjepa.data.index.sources import named
+from rayjepa.data.storage.remote import is_remote
 from rayjepa.on_ray.submission import LEAST_WAIT_S, STOP_WAIT
 
 log = logging.getLogger(__name__)
@@ -56,17 +59,21 @@ def results_of(args: argparse.Namespace, *, name: str | None = None) -> Path:
     Raises:  ValueError if a path in the words would not outlive the job, or a key is wrong.
     """
     if args.verb == "index":
-        _need_absolute("SOURCE", args.source, "/shared/clips")
+        sources, pairs = parted([*args.sources, *args.overrides])
+        for source in sources:
+            _need_absolute("SOURCE", named(source)[1], "/shared/clips")
         _need_absolute("--out", str(args.out), "/shared/clips.parquet")
         if args.labels is not None:
             _need_absolute("--labels", str(args.labels), "/shared/labels.csv")
-        resolve(None, overrides_from(args.overrides))
+        resolve(None, overrides_from(pairs))
         return args.out
     pairs = overrides_from(args.overrides)
     if "cluster.address" in pairs:
         raise ValueError("cluster.address: a job runs on the cluster that it was sent to; leave it out")
     if args.resume is not None:
         _need_absolute("--resume", str(args.resume), "/shared/runs/NAME")
+        if args.verb == "pretrain" and args.accept_manifest is not None:
+            _need_absolute("--accept-manifest", str(args.accept_manifest), "/shared/clips.parquet")
         return args.resume
     preset = args.preset or "demo"
     run = resolve(preset, pairs) if args.verb == "pretrain" else _swept(args, preset, pairs)
@@ -96,7 +103,7 @@ def _swept(args: argparse.Namespace, preset: str, pairs: Mapping[str, object]) -
 
 
 def _need_absolute(key: str, value: str, example: str) -> None:
-    if not Path(value).expanduser().is_absolute():
+    if not is_remote(value) and not Path(value).expanduser().is_absolute():
         raise ValueError(
             f"{key}={value} is relative: a job's folder goes with the job, and other nodes do not see it. "
             f"Give a path that every node sees, such as {example}"

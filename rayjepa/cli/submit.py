@@ -115,9 +115,9 @@ def _ship(args: argparse.Namespace, option: str, working_dir: Path | None) -> li
 
 def _words(args: argparse.Namespace) -> list[str]:
     """The words that parse to `args`."""
-    words = [args.source] if hasattr(args, "source") else []
+    words = list(getattr(args, "sources", ()))
     for option, value in vars(args).items():
-        if option in ("verb", "source", "overrides") or value in (None, False):
+        if option in ("verb", "sources", "overrides") or value in (None, False):
             continue
         flag = f"--{option.replace('_', '-')}"
         words += [flag] if value is True else [flag, str(value)]

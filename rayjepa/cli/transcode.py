@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rayjepa.cli.pretrain import indexed
+from rayjepa.cli.videos import indexed
 from rayjepa.config import RunConfig, resolve
 from rayjepa.data import gain, manifest
 from rayjepa.data.decoder import Decoder
+from rayjepa.data.index.sources import is_manifest
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.recipe import Recipe
 from rayjepa.data.transcode import MANIFEST, Outcome, Work, make, manifest_of, work_in
@@ -30,10 +31,10 @@ def transcode(
     """Make the videos of a manifest, or of anything that can be indexed, anew in `out`; print what it came to."""
     run = resolve(None, overrides)
     path = Path(source).expanduser()
-    is_manifest = path.suffix == ".parquet"
-    if is_manifest and labels is not None:
+    made_before = is_manifest(source)
+    if made_before and labels is not None:
         raise ValueError(f"--labels goes with files to index; {source} is a manifest, which has its own")
-    videos = manifest.read(path) if is_manifest else indexed(source, run.data, labels=labels)
+    videos = manifest.read(path) if made_before else indexed(source, run.data, labels=labels)
     with work_in(out, videos, recipe, source=path if path.is_dir() else None) as work, _stop_on_sigterm():
         kept = len(work.settled)
         began = time.monotonic()

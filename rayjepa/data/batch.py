@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Int32, Int64, UInt8
 from torch import Tensor
 
+from rayjepa.data.blocks import Timing
 from rayjepa.data.clip import ClipSpec, Failure
 
 
@@ -25,3 +26,7 @@ class ClipBatch:
     """Named tensors aligned with the clips' frames (actions, states, labels), from manifest columns."""
     failures: tuple[Failure, ...] = ()
     """What had to be given up before these rows could be filled."""
+    timing: Timing | None = None
+    """What decoding them took."""
+    transfer_s: float = 0.0
+    """Seconds that it took to have them as tensors, once they were on this machine."""

@@ -8,7 +8,6 @@ made once more.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import uuid
@@ -23,7 +22,9 @@ import pyarrow as pa
 from rayjepa.data.clip import Failure
 from rayjepa.data.columns import SCHEMA
 from rayjepa.data.decoder import Decoder
-from rayjepa.data.labels import PREFIX
+from rayjepa.data.index.labels import PREFIX
+from rayjepa.data.index.probing import columns_of
+from rayjepa.data.jobs import Job, jobs_of
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.recipe import Recipe
 from rayjepa.data.video import Probe
@@ -31,19 +32,6 @@ from rayjepa.data.video import Probe
 RECIPE, RECORD, MANIFEST = "recipe.json", "transcoded.jsonl", "manifest.parquet"
 UNFINISHED = ".unfinished"
 """Ending of a hidden file that is being written."""
-LONGEST_STEM = 120
-"""Bytes of a video's name that are kept; with what is added a name stays below the 255 that Linux allows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One video that is to be made anew."""
-
-    uri: str
-    name: str
-    """Of the new file, in the folder."""
-    source: tuple[int, int, float]
-    """Bytes, frames and duration_s by the manifest: while they stay, what was made of it stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,20 +76,6 @@ class Work:
             self.record.write(json.dumps(asdict(outcome)) + "\n")
             self.record.flush()
         self.settled[outcome.uri] = outcome
-
-
-def name_of(uri: str) -> str:
-    """Name of the new file: what can be read of the old one's, and a hash of its whole path."""
-    stem = Path(uri).stem.lstrip(".").encode()[:LONGEST_STEM].decode(errors="ignore").strip() or "video"
-    return f"{stem}-{hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()}.mp4"
-
-
-def jobs_of(videos: Manifest) -> list[Job]:
-    """A job for each usable video, in the order of the manifest, each path once; images stay as they are."""
-    columns = (videos.column(name).to_pylist() for name in ("uri", "bytes", "frames", "duration_s"))
-    rows = zip((videos.usable & ~videos.images).tolist(), *columns, strict=True)
-    jobs = (Job(uri=uri, name=name_of(uri), source=(size, n, s)) for usable, uri, size, n, s in rows if usable)
-    return list({job.uri: job for job in jobs}.values())
 
 
 @contextmanager
@@ -175,7 +149,7 @@ def make(decoder: Decoder, job: Job, *, folder: Path, recipe: Recipe) -> Outcome
     try:
         out = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            made = decoder.transcode(job.uri, out, recipe)
+            made = decoder.transcode(job.uri, out, recipe, job.place)
             if isinstance(made, Failure):
                 return _failed(job, made)
             if "unwritten" in made:
@@ -292,6 +266,4 @@ def _unwritten(job: Job, reason: str) -> Outcome:
 
 def _columns(probe: Probe, size: int) -> dict[str, Any]:
     """What the manifest says of a video that was made: it was read back whole."""
-    known = {name: getattr(probe, name) for name in SCHEMA.names if hasattr(probe, name)}
-    unit = dict(zip(("time_base_num", "time_base_den"), probe.time_base, strict=True))
-    return {**known, **unit, "bytes": size, "damaged": 0, "status": "ok"}
+    return {**columns_of(probe), "bytes": size, "damaged": 0}

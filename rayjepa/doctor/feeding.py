@@ -11,8 +11,12 @@ import av
 from rayjepa.config import DataConfig, RunConfig, streams_of
 from rayjepa.data import manifest
 from rayjepa.data.decoder import Decoder
+from rayjepa.data.index.endings import EXTENSIONS, SHARDS, ending
+from rayjepa.data.index.paths import FILE
+from rayjepa.data.index.sources import is_manifest, list_videos
 from rayjepa.data.sandbox import START_S
-from rayjepa.data.sources import EXTENSIONS, list_videos
+from rayjepa.data.storage.faults import StorageError
+from rayjepa.data.storage.remote import found, is_remote
 from rayjepa.doctor.finding import Check, Finding, error, ok, warning
 
 MENDED = (8, 1, 2)
@@ -66,22 +70,24 @@ def _source(data: DataConfig) -> list[Finding]:
     source = data.videos
     if source is None:
         return [_cache(Path(data.cache).expanduser())]
-    path = Path(source).expanduser()
+    path = Path(source.removeprefix(FILE)).expanduser()
     try:
-        if path.suffix == ".parquet":
+        if is_manifest(source):
             return _manifest(path)
         if path.is_dir():
             first = next(_videos_below(path), None)
             if first is None:
-                what = f"{path} holds no file with the extension of a video or image"
+                what = f"{path} holds no file with the extension of a video, an image or a shard"
                 return [error("videos", what, "name another with data.videos, or a .txt list of other files")]
             return [_readable([first], f"{path}: {first} is there")]
-        listing = list_videos(source)
+        uris = list_videos(source).uris
     except ValueError as mistake:  # written for a user, with its remedy
         return [
-            error("videos", str(mistake), "data.videos=… names a folder, a glob, a .txt list or a .parquet manifest")
+            error("videos", str(mistake), "data.videos=… names a folder, glob, list, shard, URL or .parquet manifest")
         ]
-    return [_readable(_spread(listing.uris), f"{source}: {len(listing.uris)} files")]
+    except StorageError as refusal:
+        return [error("videos", str(refusal), "make it readable from here, or name another with data.videos")]
+    return [_readable(_spread(uris), f"{source}: {len(uris)} files")]
 
 
 def _cache(home: Path) -> Finding:
@@ -95,7 +101,9 @@ def _cache(home: Path) -> Finding:
 def _manifest(path: Path) -> list[Finding]:
     table = manifest.read(path)
     rows = [int(row) for row in table.train_rows]
-    lines = [_readable([table.uri(row) for row in _spread(rows)], f"{path}: {len(table)} rows, {len(rows)} to train")]
+    seen = [table.entry(row) for row in _spread(rows)]
+    files = [entry.shard or entry.uri for entry in seen]
+    lines = [_readable(files, f"{path}: {len(table)} rows, {len(rows)} to train")]
     if not rows:
         what = f"{path}: none of {len(table)} rows can be trained"
         lines = [error("videos", what, "`rayjepa index SOURCE -o FILE` lists why each is bad; lower data.holdout")]
@@ -103,11 +111,20 @@ def _manifest(path: Path) -> list[Finding]:
 
 
 def _readable(paths: list[str], found: str) -> Finding:
-    lost = [path for path in paths if not os.access(path, os.R_OK)]
+    lost = [path for path in paths if not _is_there(path)]
     if lost:
         what = f"{found}; {len(lost)} of {len(paths)} looked at cannot be read, first: {lost[0]}"
         return error("videos", what, "mount them at the same paths as at index time, or `rayjepa index` them again")
     return ok("videos", f"{found}, {len(paths)} looked at can be read")
+
+
+def _is_there(path: str) -> bool:
+    if not is_remote(path):
+        return os.access(path, os.R_OK)
+    try:
+        return found(path, tries=1).nbytes >= 0
+    except StorageError:
+        return False
 
 
 def _spread(items: list[Any]) -> list[Any]:
@@ -117,4 +134,4 @@ def _spread(items: list[Any]) -> list[Any]:
 def _videos_below(folder: Path) -> Iterator[str]:
     for here, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
-        yield from (os.path.join(here, f) for f in sorted(files) if os.path.splitext(f)[1][1:].lower() in EXTENSIONS)
+        yield from (os.path.join(here, f) for f in sorted(files) if ending(f) in EXTENSIONS or ending(f) in SHARDS)

@@ -14,9 +14,11 @@ import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext
 
 from rayjepa.config import DataConfig, RunConfig
+from rayjepa.data.clip import Place
 from rayjepa.data.decoder import Decoder
+from rayjepa.data.jobs import Job
 from rayjepa.data.recipe import Recipe
-from rayjepa.data.transcode import Job, Outcome, make
+from rayjepa.data.transcode import Outcome, make
 
 Columns = dict[str, Any]
 
@@ -72,4 +74,5 @@ def outcomes(run: RunConfig, jobs: Sequence[Job], *, folder: Path, recipe: Recip
 def job_of(text: str) -> Job:
     """The job that a row of the stream holds."""
     fields = json.loads(text)
-    return Job(**{**fields, "source": tuple(fields["source"])})
+    place = None if fields["place"] is None else Place(*fields["place"][:4])
+    return Job(**{**fields, "source": tuple(fields["source"]), "place": place})
