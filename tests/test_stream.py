@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from rayjepa.config import RunConfig, resolve
-from rayjepa.data import indexing, manifest, synthetic
-from rayjepa.data.tape import Tape
+from rayjepa.data import manifest, synthetic
+from rayjepa.data.index import indexing
+from rayjepa.data.tape import Tape, micro_batch_ids
 from rayjepa.train.history import coverage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -48,18 +49,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(run, home / "m.parquet", videos)
 
 
-def slow(pause_s: float) -> type:
+def slow(pause_s: float, nbytes: int = 8) -> type:
     """A decoder that returns what it was asked for, after a pause of its own. Local, so that Ray ships it by value."""
-    from rayjepa.on_ray.actor import ids_of
+    from rayjepa.data.blocks import Blocks
+    from rayjepa.on_ray.actor import number_of
 
     class Slow:
         def __init__(self, run: RunConfig, _: str, start: int, first: int) -> None:
-            self.start, self.size, self.draw = start, run.micro_batch, random.Random(os.getpid())
+            self.blocks, self.draw = Blocks.of(run, start=start, first=first), random.Random(os.getpid())
 
         def __call__(self, rows: dict) -> dict:
             time.sleep(self.draw.random() * pause_s)
-            index = ids_of(rows, start=self.start, size=self.size)
-            return {"index": index, "pixels": np.zeros((self.size, 8), np.uint8)}
+            index = self.blocks.samples(number_of(rows)).ravel()
+            return {"index": index, "pixels": np.zeros((len(index), nbytes), np.uint8)}
 
     return Slow
 
@@ -68,13 +70,13 @@ def consumed(run: RunConfig, path: Path, *, start: int, decoder: object) -> list
     """What each rank is given, block by block."""
     import ray
 
-    from rayjepa.on_ray.stream import stream
+    from rayjepa.on_ray.stream import stream, taken
 
     @ray.remote(num_cpus=0)
     def take(split) -> list[dict]:
         return [
             {k: v for k, v in block.items() if k != "pixels"} | {"sum": block["pixels"].astype(np.int64).sum(axis=1)}
-            for block in split.iter_batches(batch_size=run.micro_batch, batch_format="numpy")
+            for block in taken(split, run)
         ]
 
     splits = stream(run, manifest_path=path, start=start, decoder=decoder).streaming_split(run.ranks, equal=True)
@@ -82,21 +84,23 @@ def consumed(run: RunConfig, path: Path, *, start: int, decoder: object) -> list
 
 
 @pytest.mark.parametrize(
-    ("workers", "clips", "steps", "pause_s"),
-    [(2, 8, 40, 0.05), (4, 8, 40, 0.05), (2, 6, 700, 0.0)],
+    ("workers", "clips", "steps", "how"),
+    [(2, 8, 40, (3, 0.05)), (4, 8, 40, (16, 0.05)), (2, 6, 700, (1, 0.0))],
     ids=["two", "four", "more than a read task holds"],
 )
 def test_blocks_are_dealt_to_the_ranks_in_turn_from_any_step(
-    site: Site, workers: int, clips: int, steps: int, pause_s: float
+    site: Site, workers: int, clips: int, steps: int, how: tuple[int, float]
 ) -> None:
-    sizes = {"train.steps": steps, "train.clips": clips, "cluster.workers": workers, "cluster.decoders": 3}
-    run = resolve("tiny", sizes)
-    start, size = 5 * run.train.clips, run.micro_batch
+    block, pause_s = how
+    sizes = {"train.steps": steps, "train.clips": clips, "cluster.workers": workers, "cluster.block": block}
+    run = resolve("tiny", {**sizes, "train.accumulation": 1, "cluster.decoders": 2, "cluster.max_decoders": 3})
+    start = 5 * run.train.clips
     ranks = consumed(run, site.manifest, start=start, decoder=slow(pause_s))
     assert len(ranks) == workers
     for rank, blocks in enumerate(ranks):
-        firsts = range(start + rank * size, run.samples, workers * size)
-        assert [list(b["index"]) for b in blocks] == [list(range(f, f + size)) for f in firsts]
+        own = [micro_batch_ids(run, world=workers, rank=rank, step=step, micro=0) for step in range(5, steps)]
+        assert [i for b in blocks for i in b["index"]] == [i for ids in own for i in ids]
+        assert {len(b["index"]) for b in blocks[:-1]} <= {block * run.micro_batch}
 
 
 def test_a_crashing_and_a_hanging_clip_are_replaced_and_nothing_shifts(site: Site) -> None:
@@ -113,9 +117,9 @@ def test_a_crashing_and_a_hanging_clip_are_replaced_and_nothing_shifts(site: Sit
     seen: list[int] = []
     for blocks in ranks:
         filled = [{**b, "pixels": np.zeros((len(b["index"]), asked[0].nbytes), np.uint8)} for b in blocks]
-        for block, batch in zip(blocks, batches(filled, tape), strict=True):
+        assert all(total > 0 for block in blocks for total in block["sum"])
+        for batch in batches(filled, tape, micro_batch=site.run.micro_batch):
             seen += batch.index.tolist()
-            assert all(total > 0 for total in block["sum"])
             for spec in batch.specs:
                 assert (spec.attempt > 0) == (spec.index in hit)
                 assert spec.video not in bad
@@ -143,6 +147,42 @@ def test_an_embedded_run_beside_somebody_elses_ray_leaves_it_alone(site: Site, t
     assert coverage(tmp_path / "mine", 12) == ([], [])
     assert {n["NodeID"] for n in ray.nodes() if n["Alive"]} == before
     assert ray.get(ray.put(1)) == 1
+
+
+def test_a_small_object_store_never_spills_while_trainers_are_slow(site: Site) -> None:
+    """205 MiB of store, 940 MiB of clips, three decoders that cost nothing; ranks that fill what they hold ready."""
+    import ray
+    from ray._private.internal_api import node_stats
+
+    from rayjepa.on_ray.stream import stream, taken
+
+    sizes = {"train.steps": 600, "train.clips": 16, "data.size_px": 64, "data.frames": 16, "cluster.workers": 2}
+    run = resolve("tiny", {**sizes, "model.patch_px": 16, "cluster.object_store_gib": 0.2, "cluster.decoders": 3})
+
+    @ray.remote(num_cpus=0)
+    def take(split) -> int:
+        seen = 0
+        for block in taken(split, run):
+            seen += len(block["index"])
+            time.sleep(0.02)
+        return seen
+
+    splits = stream(run, manifest_path=site.manifest, start=0, decoder=slow(0.0, run.data.clip_bytes)).streaming_split(
+        run.ranks, equal=True
+    )
+    assert ray.get([take.remote(split) for split in splits], timeout=PATIENCE_S) == [run.samples // 2] * 2
+    (node,) = ray.nodes()
+    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"]).store_stats
+    assert stats.object_store_bytes_avail < 220e6
+    assert (stats.spilled_bytes_total, stats.restored_bytes_total) == (0, 0)
+
+
+def test_a_store_that_cannot_hold_a_few_blocks_is_refused_with_the_numbers(site: Site) -> None:
+    from rayjepa.on_ray.cluster import _check_room
+
+    large = resolve("tiny", {"data.size_px": 256, "data.frames": 32, "train.clips": 64, "cluster.decoders": 1})
+    with pytest.raises(RuntimeError, match=r"a block of the stream has 96 MiB .*1 node\(s\) has 20\d MiB: 4 blocks"):
+        _check_room(large)
 
 
 def test_a_group_that_the_cluster_cannot_hold_is_refused_with_the_numbers(site: Site) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from rayjepa.cli.derived import warnings_of
-from rayjepa.cli.pretrain import require_init, videos_of
+from rayjepa.cli.pretrain import require_init
 from rayjepa.cli.stopping import stop_on_signal
 from rayjepa.cli.trials import show, table, trials_display
+from rayjepa.cli.videos import videos_of
 from rayjepa.config import RunConfig
 from rayjepa.config.space import Space, read_space
 from rayjepa.config.sweep import Sweep, plan_sweep, read_sweep, sweep_text
-from rayjepa.data import manifest
 from rayjepa.data.manifest import Manifest
+from rayjepa.data.twin import Twin, opened, put
 from rayjepa.report.sweep import Row
 from rayjepa.train import folder
 
@@ -57,7 +58,7 @@ def resume(sweep_dir: Path, *, trials: int | None = None, concurrent: int | None
         raise ValueError(f"{sweep_dir} is not a sweep folder: it has no sweep.yaml{hint}")
     plan = read_sweep(sweep_dir / "sweep.yaml")
     plan = dataclasses.replace(plan, space=_changed(plan.space, trials=trials, concurrent=concurrent))
-    return _run(plan, sweep_dir.resolve(), manifest.read(sweep_dir / "manifest.parquet"))
+    return _run(plan, sweep_dir.resolve(), opened(sweep_dir / "manifest.parquet", scratch=plan.base.data.scratch))
 
 
 def _changed(space: Space, **fields: Any) -> Space:
@@ -85,7 +86,7 @@ def _steps(run: RunConfig) -> str:
     return f"the {run.steps} steps of all phases" if run.phases else f"train.steps={run.steps}"
 
 
-def _create(plan: Sweep, videos: Manifest, name: str) -> Path:
+def _create(plan: Sweep, videos: Manifest | Twin, name: str) -> Path:
     """Make the sweep's folder: its plan and its videos.
 
     Raises:  ValueError if the folder exists or cannot be written.
@@ -102,12 +103,12 @@ def _create(plan: Sweep, videos: Manifest, name: str) -> Path:
         ) from None
     except OSError as error:
         raise ValueError(f"out={plan.base.out}: cannot make {sweep_dir} ({error.strerror})") from None
-    manifest.write(videos, sweep_dir / "manifest.parquet")
+    put(videos, sweep_dir / "manifest.parquet")
     (sweep_dir / "sweep.yaml").write_text(sweep_text(plan))
     return sweep_dir
 
 
-def _run(plan: Sweep, sweep_dir: Path, videos: Manifest) -> int:
+def _run(plan: Sweep, sweep_dir: Path, videos: Manifest | Twin) -> int:
     from rayjepa.report.sweep import best_of, read_rows
 
     owner = folder.claim(sweep_dir)
@@ -159,7 +160,7 @@ def _tell(plan: Sweep, sweep_dir: Path, rows: Sequence[Row], best: Row | None) -
     log.info("study: optuna-dashboard sqlite:///%s", sweep_dir / "study.db")
 
 
-def _search(plan: Sweep, sweep_dir: Path, videos: Manifest, owner: str) -> None:
+def _search(plan: Sweep, sweep_dir: Path, videos: Manifest | Twin, owner: str) -> None:
     from rayjepa.report.sweep import read_rows
 
     ended = [row for row in read_rows(sweep_dir) if row.state not in ("running", "waiting")]

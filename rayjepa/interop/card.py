@@ -38,7 +38,8 @@ def facts_of(source: Path) -> dict[str, Any]:
     }
     run_dir = folder.parent.parent
     if (run_dir / "manifest.parquet").is_file():
-        facts["data"] = manifest.read(run_dir / "manifest.parquet").summary()
+        known = manifest.head(run_dir / "manifest.parquet")
+        facts["data"] = known.summary if known.fingerprint else manifest.read(run_dir / "manifest.parquet").summary()
     if (run_dir / "metrics").is_dir():
         facts["health"] = _health(run_dir, finished=state.finished)
     return facts

@@ -183,7 +183,7 @@ def _end_processes(folder: str) -> None:
 def _check_machine(run: RunConfig, trials: int) -> None:
     need = trials * (memory_gib(run) + TRIAL_GIB) if trials else memory_gib(run)
     have = available_gib()
-    sizes = f"cluster.workers={run.cluster.workers} and cluster.decoders={run.cluster.decoders}"
+    sizes = f"cluster.workers={run.cluster.workers} and cluster.decoders={run.cluster.most_decoders}"
     sizes = f"{trials} trials at once with {sizes}" if trials else sizes
     if need > have:
         raise RuntimeError(
@@ -191,16 +191,18 @@ def _check_machine(run: RunConfig, trials: int) -> None:
             "lower them, or attach to a cluster with cluster.address"
         )
     cores = len(os.sched_getaffinity(0))
-    if max(trials, 1) * (run.cluster.workers * run.train.threads + run.cluster.decoders) > 2 * cores:
+    if max(trials, 1) * (run.cluster.workers * run.train.threads + run.cluster.most_decoders) > 2 * cores:
         warnings.warn(f"{sizes} share {cores} cores: the run is correct, and slow", stacklevel=2)
 
 
 def _check_room(run: RunConfig) -> None:
     """Refuse a run that this cluster will never hold; one whose nodes may still come, or are in use, will wait."""
-    from rayjepa.on_ray import placement, waiting
+    from rayjepa.on_ray import placement, store, waiting
 
     parts = parts_of(run, gpus=use_gpus(run))
     nodes = waiting.read_status().nodes
+    if run.cluster.workers:  # without any, nothing streams: `index` and `transcode` ask for the CPUs alone
+        store.refuse_too_small(run, nodes)
     lacking = placement.unplaced(parts, nodes, idle=True)
     if not lacking:
         return

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,14 +16,15 @@ import pyarrow as pa
 import ray
 import ray.exceptions
 
-from rayjepa.config import RunConfig, prefetch_of
-from rayjepa.data import fuzz, indexing, manifest
+from rayjepa.config import RunConfig
+from rayjepa.data import fuzz, manifest
 from rayjepa.data.columns import SCHEMA
+from rayjepa.data.index import indexing
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.sandbox import GRACE_S
 from rayjepa.data.tape import Tape, micro_batch_ids
 from rayjepa.on_ray.actor import Columns, DecodeActor
-from rayjepa.on_ray.stream import stream
+from rayjepa.on_ray.stream import stream, taken
 
 ROUND = 2000
 """Copies on disk, and in one stream, at a time: 60 MB."""
@@ -61,18 +63,23 @@ class Fuzzed:
 
 
 class WatchedActor(DecodeActor):
-    """The decode actor, with a column `watched` on what each micro-batch took."""
+    """The decode actor, with a column `watched` on what each micro-batch took; one at a time."""
+
+    def __init__(self, run: RunConfig, manifest_path: str, start: int, first: int = 0) -> None:
+        super().__init__(run, manifest_path, start, first)
+        self._alone = threading.Lock()
 
     def __call__(self, rows: Columns) -> Columns:
-        began, restarts = time.monotonic(), self.decoders.restarts
-        columns = super().__call__(rows)
-        facts = {
-            "actor": os.getpid(),
-            "seconds": time.monotonic() - began,
-            "restarts": self.decoders.restarts - restarts,
-            "actor_mib": _mib("self", "VmRSS"),
-            "child_mib": _mib(str(self.decoders.child_pids[0]), "VmHWM"),
-        }
+        with self._alone:
+            began, restarts = time.monotonic(), self.decoders.restarts
+            columns = super().__call__(rows)
+            facts = {
+                "actor": os.getpid(),
+                "seconds": time.monotonic() - began,
+                "restarts": self.decoders.restarts - restarts,
+                "actor_mib": _mib("self", "VmRSS"),
+                "child_mib": _mib(str(self.decoders.child_pids[0]), "VmHWM"),
+            }
         return columns | {"watched": np.array([json.dumps(facts)] * len(columns["index"]), object)}
 
 
@@ -82,9 +89,9 @@ class NullTrainer:
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []
 
-    def take(self, split: Any, size: int, prefetch: int) -> None:
+    def take(self, split: Any, run: RunConfig) -> None:
         """Until the stream ends."""
-        for block in split.iter_batches(batch_size=size, prefetch_batches=prefetch, batch_format="numpy"):
+        for block in taken(split, run):
             names = ("index", "attempt", "harm", "failures", "watched")
             self.taken.append({name: block[name].tolist() for name in names})
 
@@ -126,7 +133,8 @@ def _round(run: RunConfig, sound: Manifest, numbers: range, *, folder: Path, kee
     rows = _rows(sound, copies, clips=run.train.clips)
     path = folder / "manifest.parquet"
     manifest.write(Manifest(pa.Table.from_pylist(rows, schema=SCHEMA)), path)
-    run = replace(run, train=replace(run.train, steps=len(rows) // run.train.clips))
+    steps, cluster = len(rows) // run.train.clips, replace(run.cluster, block=1)  # a block tells of one micro-batch
+    run = replace(run, train=replace(run.train, steps=steps), cluster=cluster)
     tape = Tape(run, manifest.read(path))
     assert tape.videos == len(rows) == run.samples, "one pass, each video once"
     actors: set[int] = set()
@@ -147,8 +155,8 @@ def _round(run: RunConfig, sound: Manifest, numbers: range, *, folder: Path, kee
             result.fates[made.format, made.damage, fate] += 1
     if missing := len(copies) - len(met):
         result.lost.append(f"{missing} copies were neither trained nor quarantined, such as {min(set(copies) - met)}")
-    if len(actors) > run.cluster.decoders:
-        result.lost.append(f"{len(actors)} decode actors have lived, of cluster.decoders={run.cluster.decoders}")
+    if len(actors) > run.cluster.most_decoders:
+        result.lost.append(f"{len(actors)} decode actors have lived, of at most {run.cluster.most_decoders}")
 
 
 def _write_copies(sound: Manifest, numbers: range, *, seed: int, folder: Path) -> dict[str, fuzz.Copy]:
@@ -177,10 +185,7 @@ def _watch(run: RunConfig, path: Path, result: Fuzzed) -> Iterator[tuple[int, di
     splits = stream(run, manifest_path=path, start=0, decoder=WatchedActor).streaming_split(run.ranks, equal=True)
     actor: Any = ray.remote(NullTrainer)
     trainers = [actor.options(num_cpus=0, max_concurrency=2).remote() for _ in splits]
-    waiting = [
-        trainer.take.remote(split, run.micro_batch, prefetch_of(run))
-        for trainer, split in zip(trainers, splits, strict=True)
-    ]
+    waiting = [trainer.take.remote(split, run) for trainer, split in zip(trainers, splits, strict=True)]
     # No micro-batch takes longer, even if each of its clips runs into its deadline at every try.
     patience_s = 60 + run.micro_batch * (1 + run.data.retries) * (run.data.decode_wall_s + GRACE_S)
     counts, moved = [0] * run.ranks, time.monotonic()

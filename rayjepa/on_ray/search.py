@@ -18,6 +18,7 @@ from rayjepa.config import ConfigError
 from rayjepa.config.space import Axis
 from rayjepa.config.sweep import Sweep
 from rayjepa.data.manifest import Manifest
+from rayjepa.data.twin import Twin
 from rayjepa.on_ray.orphans import remove_orphans
 from rayjepa.report.sweep import open_storage, trial_dir
 from rayjepa.train import folder
@@ -32,7 +33,7 @@ class Search(OptunaSearch):
     number and so the same folder. Ray's own pickles of the search are not read.
     """
 
-    def __init__(self, sweep: Sweep, sweep_dir: Path, videos: Manifest) -> None:
+    def __init__(self, sweep: Sweep, sweep_dir: Path, videos: Manifest | Twin) -> None:
         self.sweep, self.sweep_dir, self.videos = sweep, sweep_dir, videos
         self.storage = open_storage(sweep_dir)
         space, known = sweep.space, optuna.get_all_study_names(self.storage)

@@ -14,6 +14,7 @@ from ray.tune import CheckpointConfig, FailureConfig, TuneConfig
 from rayjepa.config import RunConfig
 from rayjepa.config.sweep import Sweep
 from rayjepa.data.manifest import Manifest
+from rayjepa.data.twin import Twin
 from rayjepa.on_ray import waiting
 from rayjepa.on_ray.cluster import SEAT, is_embedded, parts_of, use_gpus
 from rayjepa.on_ray.placement import Part, described, listed, unplaced
@@ -35,7 +36,7 @@ QUIET = {
 def search(
     sweep: Sweep,
     sweep_dir: Path,
-    videos: Manifest,
+    videos: Manifest | Twin,
     *,
     owner: str,
     watch: Callable[[threading.Thread], None],

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +16,11 @@ from ray.train import DataConfig, FailureConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-from rayjepa.config import RunConfig, phase_at, prefetch_of
-from rayjepa.on_ray.actor import Columns
-from rayjepa.on_ray.cluster import parts_of, use_gpus
+from rayjepa.config import RunConfig, phase_at
+from rayjepa.on_ray.cluster import is_embedded, parts_of, use_gpus
 from rayjepa.on_ray.placement import Part, selector
-from rayjepa.on_ray.stream import batches, stream
+from rayjepa.on_ray.store import fitted
+from rayjepa.on_ray.stream import batches, stream, taken
 from rayjepa.on_ray.waiting import BRIEF_S, Notice, read_status, wait_for_room, waits_for
 from rayjepa.report.reading import read_json
 from rayjepa.train import attempts, history, shortage
@@ -46,6 +46,8 @@ def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading
     context = DataContext.get_current()
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     parts = parts_of(run, gpus=gpus)
+    if not is_embedded():
+        run = fitted(run, read_status().nodes, parts[0])
     results: list[Outcome] = []
     errors: list[BaseException] = []
     ended = threading.Event()
@@ -211,12 +213,10 @@ def _rank(config: dict[str, Any]) -> Outcome:
     run, folder = config["run"], Path(config["run_dir"])
     attempt = history.newest_attempt(folder, owner=config["owner"])
     phase = phase_at(run, attempt.start)
-    tape = tape_of(phase, folder)
+    tape = tape_of(phase, folder, start=attempt.start)
     shard = ray.train.get_dataset_shard("train")
     assert shard is not None, "the trainer was given this dataset"
-    blocks = shard.iter_batches(
-        batch_size=phase.run.micro_batch, prefetch_batches=prefetch_of(phase.run), batch_format="numpy"
-    )
+    blocks = taken(shard, phase.run)
 
     def report(metrics: dict[str, Any], saved: Path | None) -> None:
         # Ray takes about one report per poll, so it hears of checkpoints only; it gets their path and not the folder,
@@ -228,7 +228,7 @@ def _rank(config: dict[str, Any]) -> Outcome:
         run,
         folder,
         attempt,
-        batches(cast("Iterable[Columns]", blocks), tape),
+        batches(blocks, tape, micro_batch=phase.run.micro_batch),
         tape=tape,
         device=ray.train.torch.get_device() if config["gpus"] else None,
         report=report,

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rayjepa.config import RunConfig
+from rayjepa.config import RunConfig, block_of
 from rayjepa.data.batch import ClipBatch
+from rayjepa.data.blocks import Timing
 from rayjepa.data.clip import ClipSpec
 from rayjepa.data.tape import micro_batch_ids
 from rayjepa.train.engine import Engine, Step, gather_objects, gather_rows
@@ -47,8 +48,41 @@ class _Row:
     began: float
     waited_s: float = 0.0
     took_s: float = 0.0
+    feed: list[Timing] = field(default_factory=list[Timing])
+    """What decoding its micro-batches took, where that is known."""
+    transfer_s: float = 0.0
     refused: str | None = None
     host: dict[str, float] = field(default_factory=dict)
+
+
+class Feed(NamedTuple):
+    """An interval's seconds and bytes on this rank, or their means over ranks."""
+
+    waited_s: float
+    took_s: float
+    transfer_s: float
+    decode_s: float
+    idle_s: float
+    cpu_s: float
+    read_s: float
+    read_bytes: float
+    actors: float
+    """Decode actors that clips came from."""
+
+
+def _feed(rows: list[_Row]) -> Feed:
+    parts = [timing for row in rows for timing in row.feed]
+    return Feed(
+        waited_s=sum(row.waited_s for row in rows),
+        took_s=sum(row.took_s for row in rows),
+        transfer_s=sum(row.transfer_s for row in rows),
+        decode_s=sum(part.decode_s for part in parts),
+        idle_s=sum(part.idle_s for part in parts),
+        cpu_s=sum(part.cpu_s for part in parts),
+        read_s=sum(part.read_s for part in parts),
+        read_bytes=sum(part.read_bytes for part in parts),
+        actors=len({part.actor for part in parts}),
+    )
 
 
 class Meter:
@@ -76,6 +110,8 @@ class Meter:
             self._check(clips, step=step, micro=micro)
             assert clips is not None
             row.firsts.append(int(clips.index[0]))
+            row.transfer_s += clips.transfer_s
+            row.feed += [clips.timing] if clips.timing is not None else []
             self.specs.extend(clips.specs)
             self._failures += entries(clips, step=step)
             yield clips
@@ -120,12 +156,12 @@ class Meter:
         )
 
     def _row(self, rows: list[_Row], good: list[_Row], names: list[str], failures: int) -> Tensor:
-        """Failures, seconds waited, seconds of steps, mean of each metric, and the first sample of each micro-batch."""
+        """Failures, FEED, mean of each metric, and the first sample of each micro-batch."""
         device = self.engine.device
-        seconds = [sum(row.waited_s for row in good), sum(row.took_s for row in good)]
+        feed = _feed(good)
         firsts = [float(first) for row in rows for first in row.firsts]
         means = [self._means(good, names)] if names else []
-        front = torch.tensor([float(failures), *seconds], dtype=torch.float64, device=device)
+        front = torch.tensor([float(failures), *feed], dtype=torch.float64, device=device)
         return torch.cat([front, *means, torch.tensor(firsts, dtype=torch.float64, device=device)])
 
     def _means(self, good: list[_Row], names: list[str]) -> Tensor:
@@ -142,7 +178,8 @@ class Meter:
         return total / counts
 
     def _metrics(self, good: list[_Row], names: list[str], mean: list[float]) -> Metrics:
-        _, waited_s, took_s, *rest = mean
+        _, *shared = mean
+        feed, rest = Feed(*shared[: len(Feed._fields)]), shared[len(Feed._fields) :]
         norms = [row.host["optim/grad_norm"] for row in good]
         return (
             dict(zip(names, rest[: len(names)], strict=True))
@@ -150,11 +187,28 @@ class Meter:
             | {
                 "optim/grad_norm": sum(norms) / len(norms),
                 "optim/grad_norm_max": max(norms),
-                "rate/clips_per_s": len(good) * self.run.train.clips / took_s,
-                "data/wait_ms": 1000 * waited_s / len(good),
-                "time/step_ms": 1000 * took_s / len(good),
+                "rate/clips_per_s": len(good) * self.run.train.clips / feed.took_s,
+                "data/wait_ms": 1000 * feed.waited_s / len(good),
+                "data/transfer_ms": 1000 * feed.transfer_s / len(good),
+                "time/step_ms": 1000 * feed.took_s / len(good),
+                "time/device_ms": 1000 * (feed.took_s - feed.waited_s) / len(good),
             }
+            | self._decoding(feed, clips=len(good) * self.run.train.clips / self.engine.world)
         )
+
+    def _decoding(self, feed: Feed, *, clips: float) -> Metrics:
+        """What decoding `clips` clips took, as the decode actors say; empty where there are none."""
+        if not feed.decode_s:
+            return {}
+        return {
+            "data/decode_ms": 1000 * feed.decode_s / clips,
+            "data/decode_cpu_ms": 1000 * feed.cpu_s / clips,
+            "data/read_ms": 1000 * feed.read_s / clips,
+            "data/read_mb": feed.read_bytes / clips / 1e6,
+            "data/busy_share": feed.decode_s / (feed.decode_s + feed.idle_s),
+            "data/actors": feed.actors,
+            "data/blocks_per_s": clips * self.engine.world / feed.took_s / (block_of(self.run) * self.run.micro_batch),
+        }
 
     def _check(self, clips: ClipBatch | None, *, step: int, micro: int) -> None:
         engine = self.engine

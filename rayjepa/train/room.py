@@ -11,12 +11,12 @@ WORKER_GIB, DECODER_GIB = 0.6, 0.2
 
 def logical_cpus(run: RunConfig) -> int:
     """Logical CPUs that the run needs: train workers, decode actors, and one for Ray Data's own tasks."""
-    return int(-(-run.cluster.workers * run.cluster.cpus_per_worker // 1)) + run.cluster.decoders + 1
+    return int(-(-run.cluster.workers * run.cluster.cpus_per_worker // 1)) + run.cluster.most_decoders + 1
 
 
 def memory_gib(run: RunConfig) -> float:
     """Memory that a run with a cluster of its own takes on this machine, its object store included."""
-    return run.cluster.workers * WORKER_GIB + run.cluster.decoders * DECODER_GIB + run.cluster.object_store_gib
+    return run.cluster.workers * WORKER_GIB + run.cluster.most_decoders * DECODER_GIB + run.cluster.object_store_gib
 
 
 def available_gib(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
