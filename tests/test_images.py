@@ -16,7 +16,7 @@ from rayjepa.data.batch import ClipBatch
 from rayjepa.data.clip import ClipSpec, Window
 from rayjepa.data.decode import decode_clip, probe
 from rayjepa.data.decoder import Decoder
-from rayjepa.data.indexing import index
+from rayjepa.data.index.indexing import index
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.tape import Tape
 from rayjepa.data.transcode import jobs_of

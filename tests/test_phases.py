@@ -12,9 +12,10 @@ from phased import CLIPS, COOL_STEPS, MAIN_STEPS, STEPS, run_of
 from safetensors.numpy import load_file
 
 from rayjepa.config import RunConfig, phase_at, phases_of, resolve
-from rayjepa.data import indexing, synthetic
+from rayjepa.data import synthetic
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.decoders import Decoders
+from rayjepa.data.index import indexing
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.tape import micro_batch_ids
 from rayjepa.model import build

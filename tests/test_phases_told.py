@@ -8,7 +8,7 @@ import pytest
 from phased import CLIPS, COOL_STEPS, MAIN_STEPS, STEPS, run_of, saved
 
 from rayjepa.cli.derived import require_one_model
-from rayjepa.cli.pretrain import videos_of
+from rayjepa.cli.videos import videos_of
 from rayjepa.config import ConfigError, to_yaml
 from rayjepa.data import synthetic
 from rayjepa.report import list_runs, runs_table

@@ -119,7 +119,10 @@ def test_a_recipe_does_not_start_without_its_data(name: str, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--preset", name]) == 2
     said = capfd.readouterr().err + caplog.text
-    assert f"no manifest: {resolve(name, {}).data.videos} is not a file; make one with `rayjepa index`" in said
+    assert (
+        f"no manifest: {tmp_path / str(resolve(name, {}).data.videos)} is not a file; make one with `rayjepa index`"
+        in said
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from rayjepa.cli import main
 from rayjepa.config import resolve
-from rayjepa.data import indexing, manifest, synthetic
+from rayjepa.data import manifest, synthetic
+from rayjepa.data.index import indexing
 from rayjepa.report import printed, read_digest, write_report
 from rayjepa.train.ahead import cover, longest_wait_s, seconds_ahead
 from rayjepa.train.attempts import record_attempt

@@ -15,8 +15,9 @@ import torch
 
 from rayjepa.cli import main
 from rayjepa.config import RunConfig, prefetch_of, resolve
-from rayjepa.data import indexing, manifest, synthetic
+from rayjepa.data import manifest, synthetic
 from rayjepa.data.batch import ClipBatch
+from rayjepa.data.index import indexing
 from rayjepa.data.tape import Tape
 from rayjepa.train import folder, history
 from rayjepa.train.attempts import read_attempts, record_attempt, record_end

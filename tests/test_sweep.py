@@ -17,7 +17,8 @@ import yaml
 from rayjepa.config import dump, resolve
 from rayjepa.config.space import parse_space
 from rayjepa.config.sweep import plan_sweep
-from rayjepa.data import indexing, synthetic
+from rayjepa.data import synthetic
+from rayjepa.data.index import indexing
 from rayjepa.health.scores import SCORES
 from rayjepa.report import list_runs
 from rayjepa.train.history import coverage, read_history

@@ -6,18 +6,10 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
+from rayjepa.bench.spread import Spread, spread
 from rayjepa.bench.step import OURS, THEIRS, Measured
 from rayjepa.bench.step_ours import INPUTS, PARTS
 from rayjepa.train.budget import GPUS, Gpu
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """The median of paired values, and what a quarter of them lies below and above."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +62,8 @@ def summary(measured: Measured) -> Summary:
     gpu = gpu_of(measured.device)
     return Summary(
         sides={entrant: _side(measured, entrant) for entrant in (OURS, THEIRS) if measured.of(entrant)},
-        ratio=_spread([b.learning_s / a.learning_s for a, b in pairs]),
-        cpu_ratio=_spread([b.learning_cpu_s / a.learning_cpu_s for a, b in pairs]),
+        ratio=spread([b.learning_s / a.learning_s for a, b in pairs]),
+        cpu_ratio=spread([b.learning_cpu_s / a.learning_cpu_s for a, b in pairs]),
         loss_difference=max((abs(b.taken.loss / a.taken.loss - 1) for a, b in pairs), default=None),
         clips_per_s=measured.run.train.clips / whole_s,
         flops=statistics.median(reading.taken.flops for reading in ours),
@@ -179,13 +171,6 @@ def _side(measured: Measured, entrant: str) -> Side:
 
 def _ms(seconds: Sequence[float]) -> float:
     return 1000 * statistics.median(seconds)
-
-
-def _spread(values: Sequence[float]) -> Spread | None:
-    if not values:
-        return None
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
-    return Spread(median=median, low=low, high=high)
 
 
 def _table(found: Summary) -> list[str]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rayjepa.data.clip import ClipSpec
-from rayjepa.data.labels import PREFIX
+from rayjepa.data.index.labels import PREFIX
 from rayjepa.data.manifest import Manifest
 from rayjepa.data.synthetic import COLOURS, SHAPES, Labels, position
 

@@ -5,7 +5,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from rayjepa.cli.benches import BENCHES
+from rayjepa.cli.pairs import overrides_from
 from rayjepa.cli.parser import parser
 
 
@@ -46,42 +49,33 @@ def guarded(act: Callable[[], int]) -> int:
         return 130
 
 
-def overrides_from(words: Sequence[str]) -> dict[str, object]:
-    """`key=value` words as a mapping. Raises ValueError for a word without `=`."""
-    pairs: dict[str, object] = {}
-    for word in words:
-        key, sign, value = word.partition("=")
-        if not sign or not key:
-            raise ValueError(f"{word!r} is not key=value; `rayjepa pretrain --help` lists the keys")
-        pairs.pop(key, None)  # the last stands last, for `model=NAME` sets many keys
-        pairs[key] = value
-    return pairs
-
-
 def _pretrain(args: argparse.Namespace) -> int:
     from rayjepa.cli.pretrain import pretrain, pretrain_or_resume, resume
 
     pairs = overrides_from(args.overrides)
     if args.resume is None:
+        if args.accept_manifest:
+            raise ValueError("--accept-manifest goes with --resume: a new run takes its manifest by data.videos=FILE")
         return (pretrain_or_resume if args.or_resume else pretrain)(args.preset or "demo", pairs)
     if args.or_resume:
         raise ValueError("--resume and --or-resume exclude each other: the first names a run that exists")
     if args.preset:
         raise ValueError("--preset and --resume exclude each other: a resumed run keeps its configuration")
-    return resume(args.resume, pairs)
+    return resume(args.resume, pairs, new=args.accept_manifest)
 
 
 def _index(args: argparse.Namespace) -> int:
-    from rayjepa.cli.pretrain import indexed
-    from rayjepa.config import resolve
-    from rayjepa.data import manifest
+    from rayjepa.cli.index import index
 
-    videos = indexed(
-        args.source, resolve(None, overrides_from(args.overrides)).data, labels=args.labels, verify=args.verify
+    return index(
+        [*args.sources, *args.overrides],
+        out=args.out,
+        labels=args.labels,
+        verify=args.verify,
+        hashes=not args.no_hash,
+        duplicates=args.duplicates,
+        fresh=args.fresh,
     )
-    manifest.write(videos, args.out)
-    print(f"{videos.summary()}\nwrote {args.out}")
-    return 0
 
 
 def _transcode(args: argparse.Namespace) -> int:
@@ -159,8 +153,12 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from rayjepa.cli.doctor import doctor
+    from rayjepa.cli.doctor import doctor, doctor_feed
 
+    if args.overrides[:1] == ["feed"]:
+        if len(args.overrides) != 2 or args.preset or args.address or args.storage or args.insecure:
+            raise ValueError("`rayjepa doctor feed RUN_DIR` takes a run's folder, and of the options --json only")
+        return doctor_feed(Path(args.overrides[1]), out=args.json)
     return doctor(
         args.preset or "demo",
         overrides_from(args.overrides),
@@ -211,56 +209,8 @@ def _export(args: argparse.Namespace) -> int:
     return export(args.source, args.out, form=args.to, which=args.weights, mask_token=args.mask_token, takes=args.input)
 
 
-def _bench_feed(args: argparse.Namespace) -> int:
-    from rayjepa.cli.bench import feed
-
-    return feed(args.preset, overrides_from(args.overrides), rounds=args.rounds, clips=args.clips, out=args.json)
-
-
-def _bench_decode(args: argparse.Namespace) -> int:
-    from rayjepa.cli.bench import decode
-
-    return decode(
-        overrides_from(args.overrides),
-        cells=args.cells,
-        peers=args.peer,
-        rounds=args.rounds,
-        clips=args.clips,
-        out=args.json,
-        plot=args.plot,
-    )
-
-
-def _bench_soak(args: argparse.Namespace) -> int:
-    from rayjepa.cli.bench import soak
-
-    return soak(overrides_from(args.overrides), clips=args.clips, out=args.json)
-
-
-def _bench_step(args: argparse.Namespace) -> int:
-    from rayjepa.cli.bench_step import step
-
-    pairs = overrides_from(args.overrides)
-    return step(args.preset, pairs, rounds=args.rounds, out=args.json, plot=args.plot)
-
-
-def _bench_learning(args: argparse.Namespace) -> int:
-    from rayjepa.cli.bench_learning import learning
-
-    pairs = overrides_from(args.overrides)
-    return learning(
-        args.preset,
-        pairs,
-        seeds=args.seeds,
-        bank=args.bank,
-        probed=args.probed,
-        twin_steps=args.twin_steps,
-        out=args.json,
-        plot=args.plot,
-    )
-
-
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    **BENCHES,
     "pretrain": _pretrain,
     "index": _index,
     "report": _report,
@@ -274,9 +224,4 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "transcode": _transcode,
     "import": _import,
     "export": _export,
-    "bench_feed": _bench_feed,
-    "bench_decode": _bench_decode,
-    "bench_soak": _bench_soak,
-    "bench_step": _bench_step,
-    "bench_learning": _bench_learning,
 }

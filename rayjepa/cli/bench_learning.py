@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from rayjepa.cli.pretrain import videos_of
+from rayjepa.cli.videos import videos_of
 from rayjepa.config import dump, resolve
+from rayjepa.data.twin import in_memory
 
 
 def learning(
@@ -34,7 +35,7 @@ def learning(
             f"--bank {bank} must be at least train.clips={run.train.clips}; --probed {probed} and --twin-steps "
             f"{twin_steps} at least 1"
         )
-    videos = videos_of(run)
+    videos = in_memory(videos_of(run))
     from rayjepa.bench import learned, learning_chart
     from rayjepa.bench.learning import study
 

@@ -1,4 +1,4 @@
-"""The verb `doctor`: every check, one line each, and what to do about those that are not ok."""
+"""The verb `doctor`: every check, one line each, what to do about those that are not ok; and how a run was fed."""
 
 import json
 import os
@@ -31,20 +31,46 @@ def doctor(
     run = resolve(preset, overrides)
     address = address or run.cluster.address or os.environ.get("RAY_ADDRESS") or None
     folder = storage or run.out
+    found = _shown(_groups(run, folder, address=address, insecure=insecure))
+    everything = [finding for findings in found.values() for finding in findings]
+    print(_verdict(everything, preset))
+    return _ended(found, out, {"preset": preset, "address": address})
+
+
+def doctor_feed(run_dir: Path, *, out: Path | None) -> int:
+    """Say what held back the steps of a run, from its metrics; return the exit status."""
+    from rayjepa.doctor.feed import feed_findings
+
+    found = _shown(feed_findings(run_dir).items())
+    match worst(finding for findings in found.values() for finding in findings):
+        case "error":
+            print("the devices wait for clips more than they work")
+        case "warning":
+            print("the devices wait for clips; the arrows say what to turn")
+        case "ok":
+            print("the stream keeps up with the devices")
+    return _ended(found, out, {"run": str(run_dir)})
+
+
+def _shown(groups: Iterable[tuple[str, Iterable[Finding]]]) -> dict[str, list[Finding]]:
+    """The findings, each printed when it is found."""
     found: dict[str, list[Finding]] = {}
-    for group, findings in _groups(run, folder, address=address, insecure=insecure):
+    for group, findings in groups:
         print(group)
         found[group] = []
         for finding in findings:
             found[group].append(finding)
             print("\n".join(_lines(finding)), flush=True)
         print()
-    everything = [finding for findings in found.values() for finding in findings]
-    state = worst(everything)
-    print(_verdict(everything, preset))
+    return found
+
+
+def _ended(found: Mapping[str, list[Finding]], out: Path | None, about: Mapping[str, object]) -> int:
+    """The exit status; what was found goes to `out`."""
+    state = worst(finding for findings in found.values() for finding in findings)
     if out is not None:
         listed = [{"group": group, **asdict(finding)} for group, findings in found.items() for finding in findings]
-        out.write_text(json.dumps({"worst": state, "preset": preset, "address": address, "findings": listed}, indent=2))
+        out.write_text(json.dumps({"worst": state, **about, "findings": listed}, indent=2))
     return STATUS[state]
 
 

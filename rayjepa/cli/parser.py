@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from rayjepa import __version__
+from rayjepa.cli.bench_words import add_bench
 from rayjepa.config import describe, models, presets
 from rayjepa.config.space import spaces
 
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _add_fuzz(
         verbs.add_parser("fuzz-decode", help="send damaged copies of videos through the stream, count their fates")
     )
-    _add_bench(verbs.add_parser("bench", help="measure a part on this machine"))
+    add_bench(verbs.add_parser("bench", help="measure a part on this machine"))
     return top
 
 
@@ -66,12 +67,24 @@ def _add_pretrain(pretrain: argparse.ArgumentParser) -> None:
     pretrain.add_argument(
         "--or-resume", action="store_true", help="if out/name exists with this very configuration, continue it"
     )
+    pretrain.add_argument(
+        "--accept-manifest",
+        metavar="FILE",
+        type=Path,
+        help="with --resume: draw from this manifest from the next step on; says what differs",
+    )
     pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the list below")
     pretrain.set_defaults(verb="pretrain")
 
 
 def _add_index(index: argparse.ArgumentParser) -> None:
-    index.add_argument("source", help="folder, glob, list (.txt, one path a line) or one file")
+    index.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="folder, glob, list (.txt, .csv, .parquet, .npy), shard (.tar, .parquet with bytes) or file, here or at a "
+        "URL (s3://, gs://, all that fsspec knows); NAME=SOURCE names its rows, for the weights in data.sources",
+    )
     index.add_argument("-o", "--out", type=Path, default=Path("manifest.parquet"), help="default manifest.parquet")
     index.add_argument(
         "--labels", type=Path, help="CSV with a column `file` and label columns; default SOURCE/labels.csv"
@@ -81,6 +94,16 @@ def _add_index(index: argparse.ArgumentParser) -> None:
         choices=("quick", "full"),
         default="quick",
         help="full: decode all frames once, mark what fails, count damage; default quick, one frame each",
+    )
+    index.add_argument(
+        "--duplicates",
+        choices=("keep", "drop"),
+        default="keep",
+        help="drop: of files with the same bytes the first alone is used; default keep, and say how many there are",
+    )
+    index.add_argument("--no-hash", action="store_true", help="do not read files whole to find duplicates")
+    index.add_argument(
+        "--fresh", action="store_true", help="look at every file; default those that OUT does not know as they are now"
     )
     index.add_argument("overrides", nargs="*", metavar="key=value", help="data.* keys, such as data.holdout=0.05")
     index.set_defaults(verb="index")
@@ -185,7 +208,13 @@ def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     doctor.add_argument("--storage", metavar="FOLDER", help="where runs are to be written; default the knob `out`")
     doctor.add_argument("--insecure", action="store_true", help="a cluster that answers without a token is a warning")
     doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the findings here")
-    doctor.add_argument("overrides", nargs="*", metavar="key=value", help="any key of `rayjepa pretrain --help`")
+    doctor.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="any key of `rayjepa pretrain --help`; or the two words `feed RUN_DIR`: what bounded that run, and what "
+        "to turn",
+    )
     doctor.set_defaults(verb="doctor")
 
 
@@ -214,66 +243,6 @@ def _add_fuzz(fuzz: argparse.ArgumentParser) -> None:
     fuzz.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     fuzz.add_argument("overrides", nargs="*", metavar="key=value")
     fuzz.set_defaults(verb="fuzz_decode")
-
-
-def _add_bench(bench: argparse.ArgumentParser) -> None:
-    parts = bench.add_subparsers(title="parts", required=True, metavar="PART")
-
-    feed = parts.add_parser("feed", help="decode alone, the stream, and a full run, in clips/s")
-    feed.add_argument("--preset", default="demo")
-    feed.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are printed")
-    feed.add_argument("--clips", type=int, default=480, help="clips a round")
-    feed.set_defaults(verb="bench_feed")
-
-    decode = parts.add_parser(
-        "decode", help="clips per CPU second by codec, size and key frames, beside other libraries"
-    )
-    decode.add_argument(
-        "--cells",
-        metavar="NAMES",
-        help="such as h264-360p-g60,hevc-*; default all 60; each is made once, in data.cache",
-    )
-    decode.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are printed")
-    decode.add_argument("--clips", type=int, default=3, help="clips of each cell in a round")
-    decode.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        metavar="NAME=PYTHON",
-        help="interpreter that has tidy (PyAV and OpenCV), torchcodec or decord; default this one",
-    )
-    decode.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
-    decode.set_defaults(verb="bench_decode")
-
-    soak = parts.add_parser(
-        "soak", help="does a decoder leak: memory and descriptors over many small clips, good and bad"
-    )
-    soak.add_argument("--clips", type=int, default=50_000, help="default 50000")
-    soak.set_defaults(verb="bench_soak")
-
-    step = parts.add_parser(
-        "step", help="where a training step's time goes, in FLOP/s, and beside transformers' layers; no Ray, no decoder"
-    )
-    step.add_argument("--preset", default="demo")
-    step.add_argument("--rounds", type=int, default=10, help="interleaved rounds; medians are printed")
-    step.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the parts")
-    step.set_defaults(verb="bench_step")
-
-    learning = parts.add_parser(
-        "learning", help="linear probes of a small run over seeds, beside random weights and a run that must collapse"
-    )
-    learning.add_argument("--preset", default="learning")
-    learning.add_argument("--seeds", default="0,1,2", metavar="N,N,…", help="one run each; default 0,1,2")
-    learning.add_argument("--bank", type=int, default=4096, help="training clips decoded for a seed; default 4096")
-    learning.add_argument("--probed", type=int, default=3600, help="held-out clips for the probes; default 3600")
-    learning.add_argument(
-        "--twin-steps", type=int, default=400, help="steps of the run that must collapse; default 400"
-    )
-    learning.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
-    learning.set_defaults(verb="bench_learning")
-    for part in (feed, decode, soak, step, learning):
-        part.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-        part.add_argument("overrides", nargs="*", metavar="key=value")
 
 
 def _keys() -> str:
