@@ -41,6 +41,7 @@ def test_busy_decoders_are_short_of_cores_and_the_words_say_how_many() -> None:
 def test_decode_actors_are_counted_by_their_work_and_not_by_who_was_seen() -> None:
     assert BUSY.actors == pytest.approx(4)
     assert replace(BUSY, busy_share=0.48).actors == pytest.approx(8)
+    assert replace(BUSY, busy_share=0.48, most_actors=6).actors == 6
     assert Feeding(steps=1, step_ms=1.0, wait_ms=0.0, clips_per_s=1.0).actors is None
 
 

@@ -46,6 +46,8 @@ class Feeding:
     """Of a clip, from remote storage or out of shards."""
     busy_share: float | None = None
     """Of the decode actors' time, decoding."""
+    most_actors: int | None = None
+    """Decode actors that there may be at once."""
     is_endless: bool = False
     """Whoever takes the clips does nothing with them: it waits always, and no number of clips would be enough."""
 
@@ -58,12 +60,13 @@ class Feeding:
     def actors(self) -> float | None:
         """Decode actors that were at work or idle: what was decoded at a time, over the share of theirs that it took.
 
-        Not counted by who made the clips: a rank sees few of many in a short time. At least one: in a short run, which
-        is fed by what was decoded before its steps began, it comes to less.
+        Not counted by who made the clips: a rank sees few of many in a short time. Within what there may be: a short
+        run is fed by what was decoded before its steps began, so that it comes to more, or to less.
         """
         if self.decode_ms is None or not self.busy_share:
             return None
-        return max(1.0, self.clips_per_s * self.decode_ms / 1000 / self.busy_share)
+        found = max(1.0, self.clips_per_s * self.decode_ms / 1000 / self.busy_share)
+        return found if self.most_actors is None else min(found, float(self.most_actors))
 
     @property
     def demand(self) -> float:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def feed_findings(run_dir: Path) -> dict[str, list[Finding]]:
         remedy = "wait for its first report (report.every_steps), or look at the run's state with `rayjepa runs`"
         return {"whole run": [warning("steps", "no step has been reported yet", remedy)]}
     steady = without_fill(lines)
-    found = {"whole run": _said(fed_by(steady), run), "last interval": _said(fed_by(lines[-1:]), run)}
+    most = None if run is None else run.cluster.most_decoders
+    spans = {"whole run": steady, "last interval": lines[-1:]}
+    found = {name: _said(replace(fed_by(span), most_actors=most), run) for name, span in spans.items()}
     if len(steady) >= 3:
         found["trend"] = [_trend(steady)]
     return found
