@@ -233,7 +233,8 @@ def test_a_killed_index_loses_at_most_one_part(indexed: Index, footage: list[Pat
     videos.mkdir()
     for k in range(1500):
         (videos / f"{k:04d}.mp4").symlink_to(footage[k % 3])
-    script = "import sys; from rayjepa.data.index import parts; parts.ROWS = 16; from rayjepa.cli import main; sys.exit(main())"
+    small = "import sys; from rayjepa.data.index import parts; parts.ROWS = 16"
+    script = f"{small}; from rayjepa.cli import main; sys.exit(main())"
     words = [sys.executable, "-c", script, "index", str(videos), "-o", str(out)]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
