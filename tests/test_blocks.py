@@ -20,6 +20,8 @@ from rayjepa.data.decoders import Decoders
 from rayjepa.data.index.indexing import index
 from rayjepa.data.tape import Tape, micro_batch_ids
 from rayjepa.on_ray.actor import block_of_clips
+from rayjepa.on_ray.placement import Node
+from rayjepa.on_ray.store import refuse_too_small
 from rayjepa.on_ray.stream import batches, micro_batches
 
 
@@ -67,9 +69,22 @@ def test_small_micro_batches_travel_together_and_large_ones_alone() -> None:
     assert block_of(resolve("demo", {})) == 6  # of 8 clips of 98 kB
     assert block_of(resolve("vjepa2-l16", {"data.videos": "/v"})) == 1
     assert block_of(resolve("demo", {"cluster.block": 30})) == 30
-    assert prefetch_of(resolve("demo", {})) == 64
-    assert prefetch_of(resolve("demo", {"cluster.object_store_gib": 0.1})) == 17
-    assert prefetch_of(resolve("vjepa2-l16", {"data.videos": "/v"})) == 2
+    assert block_of(resolve("demo", {"cluster.object_store_gib": 0.1})) == 2  # room for three to each rank
+    assert prefetch_of(resolve("demo", {})) == 60
+    assert prefetch_of(resolve("tiny", {})) == 64
+    assert prefetch_of(resolve("vjepa2-l16", {"data.videos": "/v"})) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8, 16])
+@pytest.mark.parametrize("gib", [0.2, 0.5, 4.0])
+@pytest.mark.parametrize("size_px", [64, 128])
+def test_what_ranks_hold_ready_by_default_fits_into_the_store(workers: int, gib: float, size_px: int) -> None:
+    sizes = {"cluster.workers": workers, "train.clips": 4 * workers, "cluster.object_store_gib": gib}
+    run = resolve("demo", {**sizes, "data.size_px": size_px})
+    node = Node(total={"object_store_memory": gib * 2**30}, free={}, labels={})
+    refuse_too_small(run, [node])  # never stands still
+    with pytest.raises(RuntimeError, match=r"it would stand still\. Raise cluster\.object_store_gib"):
+        refuse_too_small(resolve("demo", {**sizes, "cluster.prefetch": 10_000}), [node])
 
 
 # ---------------------------------------------------------------- clips in a block

@@ -21,7 +21,11 @@ BLOCK_BYTES = 4 << 20
 """Bytes below which a block of the stream is mostly overhead: Ray Data spends some milliseconds on each."""
 MOST_IN_BLOCK = 16
 AHEAD_SHARE = 0.25
-"""Share of the object store for what all ranks hold ready; Ray Data gives half of it to what is being decoded."""
+"""Share of the object store for blocks, from their decoder to what ranks hold ready. Ray Data lets a decoder's clips
+have two fifths at least, and a rank begins only once it holds all that it is to hold: more could wait for ever."""
+IN_FLIGHT = 3
+"""Blocks that a decode actor works on, has finished, or has before it. More would wait behind a slow clip, though other
+actors are free."""
 MOST_AHEAD = 64
 FIXED = ("name", "out", "seed", "model", "predictor", "cluster", "zero", "profile", "streams", "phases")
 """Sections and knobs that are the same in all phases: the weights go on, and so does the tape."""
@@ -127,15 +131,27 @@ def streams_of(run: RunConfig) -> tuple[Stream, ...]:
 def block_of(run: RunConfig) -> int:
     """Micro-batches of one rank that make a block of the stream: cluster.block, or as many as make one worth sending.
 
-    A stream moves some tens of blocks a second, whatever is in them.
+    A stream moves some tens of blocks a second, whatever is in them; but a few blocks for each rank must fit into the
+    object store.
     """
-    return run.cluster.block or max(1, min(MOST_IN_BLOCK, -(-BLOCK_BYTES // _micro_batch_bytes(run))))
+    fit = _room(run) // ((3 * run.ranks + IN_FLIGHT * run.cluster.decoders) * _micro_batch_bytes(run))
+    return run.cluster.block or max(1, min(MOST_IN_BLOCK, fit, -(-BLOCK_BYTES // _micro_batch_bytes(run))))
 
 
 def prefetch_of(run: RunConfig) -> int:
     """Micro-batches that each rank holds ready: cluster.prefetch, or as many as its part of the object store holds."""
-    share = int(run.cluster.object_store_gib * AHEAD_SHARE * 2**30) // run.ranks
-    return run.cluster.prefetch or max(2, min(MOST_AHEAD, share // _micro_batch_bytes(run)))
+    block = block_of(run)
+    blocks = _room(run) // (block * _micro_batch_bytes(run)) - blocks_between(run)
+    return run.cluster.prefetch or max(1, min(MOST_AHEAD, blocks // run.ranks * block))
+
+
+def blocks_between(run: RunConfig) -> int:
+    """Blocks that are being decoded, or wait until there is one for each rank: they are dealt out together."""
+    return run.ranks - 1 + IN_FLIGHT * run.cluster.decoders
+
+
+def _room(run: RunConfig) -> int:
+    return int(run.cluster.object_store_gib * AHEAD_SHARE * 2**30)
 
 
 def _micro_batch_bytes(run: RunConfig) -> int:

@@ -201,10 +201,10 @@ def _check_room(run: RunConfig) -> None:
 
     parts = parts_of(run, gpus=use_gpus(run))
     nodes = waiting.read_status().nodes
-    if run.cluster.workers:  # without any, nothing streams: `index` and `transcode` ask for the CPUs alone
-        store.refuse_too_small(run, nodes)
     lacking = placement.unplaced(parts, nodes, idle=True)
     if not lacking:
+        if run.cluster.workers:  # without any, nothing streams: `index` and `transcode` ask for the CPUs alone
+            store.refuse_too_small(run, nodes)
         return
     why = "It has no autoscaler that could add them"
     if not is_embedded() and waiting.autoscaler() != "none":

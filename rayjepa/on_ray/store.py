@@ -3,37 +3,40 @@
 import dataclasses
 from collections.abc import Sequence
 
-from rayjepa.config import RunConfig, block_of, phases_of, prefetch_of, streams_of
+from rayjepa.config import RunConfig, block_of, blocks_between, phases_of, prefetch_of, streams_of
 from rayjepa.on_ray.placement import Node, Part
 
-LEAST_BLOCKS = 4
-"""Blocks that a node's store must hold: of one that is decoded, one on its way, one ahead and one in use."""
+DECODED_SHARE = 0.35
+"""Of the object stores: what blocks may fill, from their decoder to what ranks hold ready. Ray Data stops decoding at
+two fifths or more, and a rank begins only once it holds all that it is to hold."""
 MEMORY = "object_store_memory"
 
 
 def block_bytes(run: RunConfig) -> int:
-    """Bytes of the largest block of the stream, in any phase."""
-    runs = [phase.run for phase in phases_of(run)]
-    return max(
-        block_of(run) * run.micro_batch * max(stream.run.data.clip_bytes for stream in streams_of(run)) for run in runs
-    )
+    """Bytes of the largest block of the stream."""
+    return block_of(run) * run.micro_batch * max(stream.run.data.clip_bytes for stream in streams_of(run))
 
 
 def refuse_too_small(run: RunConfig, nodes: Sequence[Node]) -> None:
-    """Raises:  RuntimeError if no node's store could hold a run's blocks, with the numbers and the knobs."""
-    stores = [store for node in nodes if (store := node.total.get(MEMORY, 0.0))]
-    need = LEAST_BLOCKS * block_bytes(run)
-    if stores and max(stores) < need:
-        raise RuntimeError(
-            f"a block of the stream has {block_bytes(run) / 2**20:.0f} MiB (cluster.block={block_of(run)} x "
-            f"micro-batches of {run.micro_batch} clips), and the largest object store of {len(stores)} node(s) has "
-            f"{max(stores) / 2**20:.0f} MiB: {LEAST_BLOCKS} blocks must fit. Raise cluster.object_store_gib (on an "
-            "attached cluster `ray start --object-store-memory=BYTES`) or train.accumulation, or lower cluster.block"
-        )
+    """Raises:  RuntimeError if the stores cannot hold the blocks that a phase has at once, with numbers and knobs."""
+    have = sum(node.total.get(MEMORY, 0.0) for node in nodes)
+    for phase in phases_of(run):
+        own, size = phase.run, block_bytes(phase.run)
+        ahead = -(-prefetch_of(own) // block_of(own))
+        blocks = own.ranks * ahead + blocks_between(own)
+        if have and blocks * size > DECODED_SHARE * have:
+            raise RuntimeError(
+                f"the stream has {blocks} blocks at once ({ahead} held ready by each of {own.ranks} rank(s), the "
+                f"others being decoded and dealt out) of {size / 2**20:.0f} MiB each (cluster.block={block_of(own)} x "
+                f"micro-batches of {own.micro_batch} clips), more than {DECODED_SHARE:g} of the object stores' "
+                f"{have / 2**20:.0f} MiB: it would stand still. Raise cluster.object_store_gib (on an attached cluster "
+                "`ray start --object-store-memory=BYTES`) or train.accumulation, or lower cluster.prefetch, "
+                "cluster.block or cluster.decoders"
+            )
 
 
 def fitted(run: RunConfig, nodes: Sequence[Node], train: Part) -> RunConfig:
-    """The same run with cluster.prefetch written out, if it is not set, from the stores of an attached cluster.
+    """The same run with cluster.block and cluster.prefetch written out, from the stores of an attached cluster.
 
     Of the nodes that can hold a train worker the one with the least store for each of those that fit on it decides.
     """
@@ -42,8 +45,9 @@ def fitted(run: RunConfig, nodes: Sequence[Node], train: Part) -> RunConfig:
         fit = min(node.total.get(name, 0.0) // amount for name, amount in train.resources)
         if node.has(train.label) and fit >= 1 and node.total.get(MEMORY):
             shares.append(node.total[MEMORY] / min(fit, run.ranks))
-    if run.cluster.prefetch is not None or not shares:
+    if not shares:
         return run
-    gib = min(shares) * run.ranks / 2**30
-    sized = dataclasses.replace(run, cluster=dataclasses.replace(run.cluster, object_store_gib=max(gib, 0.1)))
-    return dataclasses.replace(run, cluster=dataclasses.replace(run.cluster, prefetch=prefetch_of(sized)))
+    gib = max(0.1, min(shares) * run.ranks / 2**30)
+    sized = dataclasses.replace(run, cluster=dataclasses.replace(run.cluster, object_store_gib=gib))
+    written = dataclasses.replace(run.cluster, block=block_of(sized), prefetch=prefetch_of(sized))
+    return dataclasses.replace(run, cluster=written)

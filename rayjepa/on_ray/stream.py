@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data._internal.execution.backpressure_policy import ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY
 
 from rayjepa.config import RunConfig, block_of, prefetch_of, streams_of
+from rayjepa.config.parts import IN_FLIGHT
 from rayjepa.data.batch import ClipBatch
 from rayjepa.data.blocks import Blocks, Timing
 from rayjepa.data.clip import Failure
@@ -24,10 +25,10 @@ from rayjepa.on_ray.pacing import POLICIES
 
 # Calls that an actor works on at once: it decodes for one while Ray takes the clips of the other away.
 CALLS = 2
-# Calls that wait at an actor or are worked on. More would wait behind a slow clip, though other actors are free.
-IN_FLIGHT = 3
 # Calls in flight over what actors work on, from which on the pool grows, and up to which it shrinks.
 GROWS, SHRINKS = 1.25, 0.5
+# What Ray Data may fill of the object store.
+STORE_SHARE = 0.7
 
 
 def stream(run: RunConfig, *, manifest_path: Path, start: int, first: int = 0, decoder: Any = DecodeActor) -> Dataset:
@@ -46,6 +47,8 @@ def stream(run: RunConfig, *, manifest_path: Path, start: int, first: int = 0, d
     # A block that Ray cuts in two would shift the round robin: its limit must lie above any of ours.
     clip = max(part.run.data.clip_bytes for part in streams_of(run))
     context.target_max_block_size = max(128 * 2**20, 2 * blocks.size * blocks.micro_batch * clip)
+    # Of the object store; beyond four fifths Ray writes to disk.
+    context.override_object_store_memory_limit_fraction = STORE_SHARE
     # By what share of their places for calls the actors are taken: all of them, with others waiting, or few.
     scaling = context.autoscaling_config
     scaling.actor_pool_util_upscaling_threshold = GROWS

@@ -19,7 +19,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from rayjepa.config import RunConfig, phase_at
 from rayjepa.on_ray.cluster import is_embedded, parts_of, use_gpus
 from rayjepa.on_ray.placement import Part, selector
-from rayjepa.on_ray.store import fitted
+from rayjepa.on_ray.store import fitted, refuse_too_small
 from rayjepa.on_ray.stream import batches, stream, taken
 from rayjepa.on_ray.waiting import BRIEF_S, Notice, read_status, wait_for_room, waits_for
 from rayjepa.report.reading import read_json
@@ -47,7 +47,9 @@ def fit(run: RunConfig, run_dir: Path, *, owner: str, watch: Callable[[threading
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     parts = parts_of(run, gpus=gpus)
     if not is_embedded():
-        run = fitted(run, read_status().nodes, parts[0])
+        nodes = read_status().nodes
+        run = fitted(run, nodes, parts[0])
+        refuse_too_small(run, nodes)
     results: list[Outcome] = []
     errors: list[BaseException] = []
     ended = threading.Event()
