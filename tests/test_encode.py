@@ -117,8 +117,9 @@ def test_pixels_become_square(tmp_path: Path, made_of: Callable[..., Path]) -> N
         stream = file.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        grey = np.full((96, 64), 128, np.uint8)  # a new frame holds whatever its memory held
         for _ in range(4):
-            file.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="yuv420p")))
         file.mux(stream.encode(None))
     after = frames_of(made_of(source))[0]
     assert (after.width, after.height) == (128, 64)
