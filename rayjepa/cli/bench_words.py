@@ -2,12 +2,19 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def add_bench(bench: argparse.ArgumentParser) -> None:
     """Give the verb its parts."""
     parts = bench.add_subparsers(title="parts", required=True, metavar="PART")
+    for add in (_add_feed, _add_decode, _add_manifest, _add_soak, _add_step, _add_learning):
+        part = add(parts)
+        part.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+        part.add_argument("overrides", nargs="*", metavar="key=value")
 
+
+def _add_feed(parts: Any) -> argparse.ArgumentParser:
     feed = parts.add_parser(
         "feed", help="how fast clips come, beside decoders alone and a DataLoader; waits, growth, and what bounds it"
     )
@@ -19,11 +26,14 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=("ratios", "slow", "growth", "ceiling"),
-        help="measure this part, and others named so; default all, about 8 minutes",
+        help="measure this part, and others named so; default all, about 13 minutes",
     )
     feed.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
     feed.set_defaults(verb="bench_feed")
+    return feed
 
+
+def _add_decode(parts: Any) -> argparse.ArgumentParser:
     decode = parts.add_parser(
         "decode", help="clips per CPU second by codec, size and key frames, beside other libraries"
     )
@@ -43,7 +53,10 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     )
     decode.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
     decode.set_defaults(verb="bench_decode")
+    return decode
 
+
+def _add_manifest(parts: Any) -> argparse.ArgumentParser:
     many = parts.add_parser(
         "manifest", help="what a manifest of many rows and a long run over it take: seconds to the first batch, memory"
     )
@@ -52,13 +65,19 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     many.add_argument("--samples", type=int, default=280_000_000, help="of the run; default 280000000")
     many.add_argument("--ranks", type=int, default=2, help="training processes; default 2")
     many.set_defaults(verb="bench_manifest")
+    return many
 
+
+def _add_soak(parts: Any) -> argparse.ArgumentParser:
     soak = parts.add_parser(
         "soak", help="does a decoder leak: memory and descriptors over many small clips, good and bad"
     )
     soak.add_argument("--clips", type=int, default=50_000, help="default 50000")
     soak.set_defaults(verb="bench_soak")
+    return soak
 
+
+def _add_step(parts: Any) -> argparse.ArgumentParser:
     step = parts.add_parser(
         "step", help="where a training step's time goes, in FLOP/s, and beside transformers' layers; no Ray, no decoder"
     )
@@ -66,7 +85,10 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     step.add_argument("--rounds", type=int, default=10, help="interleaved rounds; medians are printed")
     step.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the parts")
     step.set_defaults(verb="bench_step")
+    return step
 
+
+def _add_learning(parts: Any) -> argparse.ArgumentParser:
     learning = parts.add_parser(
         "learning", help="linear probes of a small run over seeds, beside random weights and a run that must collapse"
     )
@@ -79,6 +101,4 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     )
     learning.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the figures")
     learning.set_defaults(verb="bench_learning")
-    for part in (feed, decode, soak, step, learning, many):
-        part.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-        part.add_argument("overrides", nargs="*", metavar="key=value")
+    return learning

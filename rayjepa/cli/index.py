@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rayjepa.cli.counting import counting
+from rayjepa.cli.pairs import overrides_from
 from rayjepa.config import RunConfig, resolve
 from rayjepa.data.index import indexing
 from rayjepa.data.index.indexing import Duplicates
@@ -30,8 +31,6 @@ def index(
     fresh: bool,
 ) -> int:
     """Write the manifest of the sources among `words`, whose other words are key=value; print what it holds."""
-    from rayjepa.cli import overrides_from
-
     sources, pairs = parted(words)
     if _URL.match(str(out)):
         raise ValueError(f"--out {out} is a URL; write the manifest to a file here, or on a mount, and copy it")
@@ -83,7 +82,7 @@ def _spread(run: RunConfig, look: Look, *, all_cpus: bool) -> Iterator[Spread]:
     with cluster(alone):
         from rayjepa.on_ray.indexing import Actors
 
-        most = None if all_cpus else run.cluster.max_decoders or run.cluster.decoders
+        most = None if all_cpus else run.cluster.most_decoders
         actors = Actors(look, most=most, label=run.cluster.decode_label)
         log.info("up to %d processes of the cluster look at files (cluster.decoders)", actors.most)
         yield actors
